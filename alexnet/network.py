@@ -1,0 +1,198 @@
+"""The two-column network as one module that owns all or some of its columns.
+
+Owning all of them is the whole network in one process; owning one is the paper's GPU. Every parameter of the whole network is
+split along dim 0 (output maps, units or classes), so a column's parameters are rows of the whole network's.
+
+Shape suffixes: B images, C maps of the owned columns, H and W positions, D units of the owned columns.
+"""
+
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet.dropout import Dropout
+from alexnet.exchange import Exchange, NoExchange
+from alexnet.response_norm import LocalResponseNorm
+from configs.geometry import Layer, layers, share
+from configs.schema import Network
+
+
+class Column(nn.Module):
+    """Base of the layers with weights: parameters of some columns, started as rows of the whole network's."""
+
+    def __init__(
+        self, layer: Layer, owned: slice, shape: tuple[int, ...], *, seed: int, std: float, bias: float
+    ) -> None:
+        super().__init__()
+        self.layer, self.owned = layer, owned
+        self.weight = nn.Parameter(_normal((layer.outputs, *shape), seed, layer.name, std)[owned].clone())
+        self.bias = nn.Parameter(torch.full((owned.stop - owned.start,), bias))
+
+
+class ConvColumn(Column):
+    """The owned columns' maps of a convolutional layer.
+
+    groups: 1 if the input holds everything that each column sees, else the number of owned columns.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        owned: slice,
+        *,
+        kernel: int,
+        stride: int,
+        padding: int,
+        groups: int,
+        seed: int,
+        std: float,
+        bias: float,
+    ) -> None:
+        super().__init__(layer, owned, (layer.inputs, kernel, kernel), seed=seed, std=std, bias=bias)
+        self.stride, self.padding, self.groups = stride, padding, groups
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if self.layer.overhang:
+            # The last window hangs over the right and bottom edge and reads zeros (authors' layer.py, convnet's ceil).
+            x_BCHW = F.pad(x_BCHW, (0, self.layer.overhang, 0, self.layer.overhang))
+        return F.conv2d(x_BCHW, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+
+
+class DenseColumn(Column):
+    """The owned columns' units of a fully connected layer; groups as in `ConvColumn`."""
+
+    def __init__(self, layer: Layer, owned: slice, *, groups: int, seed: int, std: float, bias: float) -> None:
+        super().__init__(layer, owned, (layer.inputs * layer.input_side**2,), seed=seed, std=std, bias=bias)
+        self.groups = groups
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        if self.groups == 1:
+            return F.linear(x_BD, self.weight, self.bias)
+        x_BGD, weight_GOD = x_BD.unflatten(1, (self.groups, -1)), self.weight.unflatten(0, (self.groups, -1))
+        return torch.einsum("bgd,god->bgo", x_BGD, weight_GOD).flatten(1) + self.bias
+
+
+class AlexNet(nn.Module):
+    """Columns `first_column` to `first_column + columns` of the network; all of them by default.
+
+    exchange: how the processes that own the other columns are reached; not needed by a process that owns all.
+    seed: of the initial weights, which are drawn whole and then sliced, so that they do not depend on the split.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        first_column: int = 0,
+        columns: int | None = None,
+        exchange: Exchange | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        columns = network.columns - first_column if columns is None else columns
+        self.network, self.first_column, self.columns = network, first_column, columns
+        self.exchange: Exchange = exchange or NoExchange()
+        assert self.exchange.columns * columns == network.columns, "the processes own all columns, in equal parts"
+        self.steps: list[tuple[str, str]] = []
+        self.parts = nn.ModuleDict()
+        table = layers(network)
+        for number, layer in enumerate(table):
+            owned = slice(
+                share(layer.outputs, network.columns, first_column).start,
+                share(layer.outputs, network.columns, first_column + columns - 1).stop,
+            )
+            if layer.kind == "conv":
+                self._add_conv(layer, owned, seed=seed, first=number == 0)
+            else:
+                self._add_dense(layer, owned, seed=seed, number=number)
+        self.first_class = owned.start
+
+    def _add_conv(self, layer: Layer, owned: slice, *, seed: int, first: bool) -> None:
+        conv = self.network.convs[layer.name]
+        self._exchange_before(layer)
+        groups = 1 if first or conv.sees == "all" else self.columns
+        self.parts[layer.name] = ConvColumn(
+            layer, owned, kernel=conv.kernel, stride=conv.stride, padding=conv.padding, groups=groups, seed=seed,
+            std=conv.init_std, bias=conv.init_bias,
+        )  # fmt: skip
+        self.steps.append(("part", layer.name))
+        for step in conv.then:
+            if step in ("lrn", "spatial_lrn"):
+                settings = getattr(self.network, step)
+                name = f"{layer.name}_{step}"
+                self.parts[name] = LocalResponseNorm(settings, columns=self.columns, spatial=step == "spatial_lrn")
+                self.steps.append(("part", name))
+            else:
+                self.steps.append((step, ""))
+
+    def _add_dense(self, layer: Layer, owned: slice, *, seed: int, number: int) -> None:
+        settings = self.network.denses.get(layer.name, self.network.classifier)
+        if self.steps and not any(kind == "flatten" for kind, _ in self.steps):
+            self.steps.append(("flatten", ""))
+        self._exchange_before(layer)
+        self.parts[layer.name] = DenseColumn(
+            layer,
+            owned,
+            groups=1 if layer.exchanges else self.columns,
+            seed=seed,
+            std=settings.init_std,
+            bias=settings.init_bias,
+        )
+        self.steps.append(("part", layer.name))
+        if layer.kind == "dense":
+            self.steps.append(("activation", ""))
+            dropout = self.network.denses[layer.name].dropout
+            if dropout:
+                name = f"{layer.name}_dropout"
+                self.parts[name] = Dropout(
+                    dropout, layer=number, first_unit=owned.start, units=owned.stop - owned.start
+                )
+                self.steps.append(("dropout", name))
+
+    def _exchange_before(self, layer: Layer) -> None:
+        if layer.exchanges:
+            self.steps.append(("exchange", ""))
+
+    def forward(self, images_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
+        """Logits [B, owned classes] of images [B, 3, input_size, input_size].
+
+        keys_B: int64, one per image, of the dropout masks; needed in training only.
+        """
+        activation = torch.relu if self.network.activation == "relu" else torch.tanh
+        pool = self.network.pool
+        x = images_BCHW
+        for kind, name in self.steps:
+            if kind == "part":
+                x = self.parts[name](x)
+            elif kind == "dropout":
+                x = self.parts[name](x, keys_B)
+            elif kind == "activation":
+                x = activation(x)
+            elif kind == "pool":
+                x = F.max_pool2d(x, pool.size, pool.stride, ceil_mode=True)
+            elif kind == "exchange":
+                # Columns stand side by side in dim 1 of maps and of flattened units alike.
+                x = self.exchange.gather_columns(x)
+            else:
+                x = x.flatten(1)
+        return x
+
+    def parameter_layers(self) -> list[tuple[str, str, nn.Parameter]]:
+        """(layer, "weights" or "biases", parameter) for every parameter, in order."""
+        found = []
+        for name, part in self.parts.items():
+            if isinstance(part, Column):
+                found += [(name, "weights", part.weight), (name, "biases", part.bias)]
+        return found
+
+
+def _normal(shape: tuple[int, ...], seed: int, name: str, std: float) -> Tensor:
+    """The whole network's initial weights of one layer, from a generator of its own."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    # Drawn in rows of one long vector: torch draws short tensors in another way than long ones.
+    values = torch.empty(max(16, math.prod(shape))).normal_(0.0, std, generator=generator)
+    return values[: math.prod(shape)].view(shape)

@@ -1,0 +1,92 @@
+"""One training step and one testing step of the columns that this process owns."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from alexnet.augment import Preprocess
+from alexnet.loss import cross_entropy, target_rank
+from alexnet.network import AlexNet
+from alexnet.optimizer import PaperSGD
+from alexnet.schedule import Rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One replica's images and all that was drawn for them, on the device."""
+
+    images_BHWC: Tensor
+    """uint8 crops."""
+    labels_B: Tensor
+    """int64."""
+    offsets_B2: Tensor
+    """int64 (y, x) of each crop in its stored image."""
+    mirror_B: Tensor | None = None
+    colour_BC: Tensor | None = None
+    noisy_B: Tensor | None = None
+    keys_B: Tensor | None = None
+    """int64, of the dropout masks. These four are None in testing."""
+
+
+class Step:
+    """The mathematics of a step; when to take one, test or save is the caller's affair.
+
+    replica_group: ranks that own the same columns in the other replicas; None if there is one replica. Their gradients are
+    averaged while the backward pass goes on.
+    """
+
+    def __init__(
+        self,
+        model: AlexNet,
+        preprocess: Preprocess,
+        optimizer: PaperSGD | None,
+        replica_group: dist.ProcessGroup | None,
+    ) -> None:
+        self.model, self.preprocess, self.optimizer = model, preprocess, optimizer
+        self.forward: AlexNet | DistributedDataParallel = model
+        if replica_group is not None and replica_group.size() > 1 and optimizer is not None:
+            # Buffers hold no state of training. Replicas start equal, being made from the same seed or checkpoint.
+            self.forward = DistributedDataParallel(
+                model, process_group=replica_group, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def train(self, batch: Batch, rates: Rates) -> Tensor:
+        """Update the weights; returns the `sums` of this replica's images before the update."""
+        assert self.optimizer is not None, "a step made for testing cannot train"
+        self.model.train()
+        images = self.preprocess(batch.images_BHWC, batch.offsets_B2, batch.mirror_B, batch.colour_BC, batch.noisy_B)
+        logits_BC = self.forward(images, batch.keys_B)
+        loss, losses_B = self._loss(logits_BC, batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step(rates)
+        return self._sums(logits_BC, losses_B, batch)
+
+    def test(self, batch: Batch) -> Tensor:
+        """The `sums` of this replica's images in the testing form of the network."""
+        self.model.eval()
+        with torch.no_grad():
+            logits_BC = self.model(self.preprocess(batch.images_BHWC, batch.offsets_B2))
+            _, losses_B = self._loss(logits_BC, batch)
+            return self._sums(logits_BC, losses_B, batch)
+
+    def _loss(self, logits_BC: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return cross_entropy(
+            logits_BC, batch.labels_B, first_class=self.model.first_class, exchange=self.model.exchange
+        )
+
+    def _sums(self, logits_BC: Tensor, losses_B: Tensor, batch: Batch) -> Tensor:
+        """[images, loss in nats, top-1 errors, top-5 errors], float64, summed over the batch; stays on the device."""
+        rank_B = target_rank(
+            logits_BC.detach(),
+            batch.labels_B,
+            first_class=self.model.first_class,
+            exchange=self.model.exchange,
+        )
+        images = torch.full_like(losses_B.sum(dtype=torch.float64), len(rank_B))
+        return torch.stack(
+            [images, losses_B.detach().sum(dtype=torch.float64), (rank_B >= 1).sum(), (rank_B >= 5).sum()]
+        )

@@ -1,0 +1,1 @@
+"""What people run, and what schedules: train, prepare, evaluate, plan, supervise."""

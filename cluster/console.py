@@ -1,0 +1,138 @@
+"""What people see while something runs: the plan, one line per report, and tables at the end."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+
+class RunConsole:
+    """Progress of a run: one live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total_steps: int) -> None:
+        self._total = total_steps
+        self._rich = RichConsole(highlight=False)
+        self._status: Any = None
+        self._first: tuple[int, float] | None = None
+        self.last_train: dict[str, Any] | None = None
+
+    def __enter__(self) -> "RunConsole":
+        if self._rich.is_terminal:
+            self._status = self._rich.status("waiting for the first report")
+            self._status.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def message(self, text: str) -> None:
+        self._rich.print(text, markup=False, soft_wrap=True)
+
+    def report(self, report: dict[str, Any]) -> None:
+        if report["kind"] == "train":
+            self.last_train = report
+            line = self._train_line(report)
+            if self._status is not None:
+                self._status.update(line)
+            else:
+                self.message(line)
+        elif report["kind"] == "evaluation":
+            self.message(
+                f"evaluation after step {report['step']:,} (epoch {report['epoch']:.2f}): {errors_line(report)} "
+                f"on {report['images']:,} validation images"
+            )
+        elif report["kind"] == "checkpoint" and self._status is None:
+            self.message(f"saved {report['folder']}")
+
+    def _train_line(self, report: dict[str, Any]) -> str:
+        if self._first is None:
+            self._first = (report["step"], report["seconds"])
+        steps, seconds = report["step"] - self._first[0], report["seconds"] - self._first[1]
+        eta = clock((self._total - report["step"]) * seconds / steps) if steps else "?"
+        return (
+            f"step {report['step']:,}/{self._total:,}  epoch {report['epoch']:.2f}  {errors_line(report)}  "
+            f"{report['images_per_second']:,.0f} images/s  data wait {report['data_wait']:.0%}  "
+            f"exchange {report['exchange_wait']:.0%}  rate {report['weights_rate']:g}  ETA {eta}"
+        )
+
+
+def errors_line(report: dict[str, Any]) -> str:
+    return f"loss {report['loss']:.3f}  top-1 error {report['top1_error']:.1%}  top-5 error {report['top5_error']:.1%}"
+
+
+def print_plan(lines: Iterable[tuple[str, str]]) -> None:
+    for what, how_much in lines:
+        print(f"{what:<13}{how_much}")
+    sys.stdout.flush()
+
+
+def errors_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Rows of (what, errors) as a table of percentages."""
+    table = Table()
+    for heading in ("images", "number", "loss", "top-1 error", "top-5 error"):
+        table.add_column(heading, justify="left" if heading == "images" else "right")
+    for what, errors in rows:
+        table.add_row(
+            what,
+            f"{errors['images']:,}",
+            f"{errors['loss']:.4f}",
+            f"{errors['top1_error']:.2%}",
+            f"{errors['top5_error']:.2%}",
+        )
+    RichConsole(highlight=False).print(table)
+
+
+@contextmanager
+def progress(what: str, *, scale: float = 1.0, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, in all) that shows progress on stderr: a bar on a terminal, a line every 5 s elsewhere.
+
+    scale, unit: numbers are shown divided by `scale`, followed by `unit`.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console, started = RichConsole(stderr=True), time.monotonic()
+    if console.is_terminal:
+        columns = (
+            TextColumn(what),
+            BarColumn(),
+            TextColumn("{task.fields[line]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("", total=None, line="")
+
+            def show(done: int, total: int) -> None:
+                rate = done / max(time.monotonic() - started, 1e-9)
+                line = f"{done / scale:,.0f} of {total / scale:,.0f} {unit}, {rate / scale:,.0f}/s"
+                bar.update(task, completed=done, total=total, line=line)
+
+            yield show
+        return
+    last = started
+
+    def print_line(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < 5.0 and not (done == total and now - started > 2.0):
+            return
+        last = now
+        rate = done / max(now - started, 1e-9)
+        left = clock((total - done) / rate) if done else "?"
+        text = f"{what}: {done / scale:,.0f} of {total / scale:,.0f} {unit}, {rate / scale:,.0f}/s, ETA {left}"
+        print(text, file=sys.stderr, flush=True)
+
+    yield print_line
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03 or 2:03."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

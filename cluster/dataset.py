@@ -1,0 +1,99 @@
+"""The data set of a run: there already, or drawn first; whether it is whole, and whether it fits the network."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.console import progress
+from cluster.plan import DatasetSize
+from configs.errors import UserError
+from configs.schema import Config
+
+if TYPE_CHECKING:
+    from workers.data.manifest import Manifest
+
+
+def dataset_size(config: Config) -> DatasetSize | None:
+    """What is known of the data set without making it; None if it is not there and cannot be drawn.
+
+    Raises UserError if it is there and damaged, or does not fit the config.
+    """
+    folder, drawn = Path(config.data.path), config.data.drawn_pictures
+    if (folder / "manifest.json").is_file() or (folder.exists() and drawn is None):
+        from workers.data.manifest import Manifest
+
+        manifest = Manifest.load(folder)
+        check_fit(config, manifest)
+        return DatasetSize(
+            train_rows=manifest.splits["train"].rows,
+            validation_rows=manifest.splits["validation"].rows,
+            image_size=manifest.image_size,
+            classes=len(manifest.classes),
+        )
+    if drawn is None:
+        return None
+    return DatasetSize(
+        train_rows=10 * drawn.train_per_class,
+        validation_rows=10 * drawn.validation_per_class,
+        image_size=drawn.size,
+        classes=10,
+        drawn_first=True,
+    )
+
+
+def check_fit(config: Config, manifest: "Manifest") -> None:
+    """Raises UserError, with everything that does not fit, if the network cannot be trained on the data set."""
+    from workers.data.draws import crop_positions
+
+    problems = []
+    for split in ("train", "validation"):
+        if split not in manifest.splits or not manifest.splits[split].rows:
+            problems.append(f"it has no {split} images; prepare it from a source that has some")
+    if len(manifest.classes) != config.network.classes:
+        problems.append(
+            f"it has {len(manifest.classes)} classes, but network.classes is {config.network.classes}; "
+            f"set network.classes={len(manifest.classes)}"
+        )
+    try:
+        crop_positions(config.augment, manifest.image_size, config.network.input_size)
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise UserError(f"the data set at {config.data.path} does not fit: " + "; ".join(problems))
+
+
+def verify(config: Config) -> None:
+    """Check that the data set fits, and its checksums unless the config says otherwise. Raises UserError if not."""
+    from workers.data.dataset import verify_checksums
+    from workers.data.manifest import Manifest
+
+    folder = Path(config.data.path)
+    manifest = Manifest.load(folder)
+    check_fit(config, manifest)
+    if config.data.verify_checksums:
+        with progress("checksums", scale=1e6, unit="MB") as show:
+            verify_checksums(folder, manifest, show)
+
+
+def draw(config: Config, ray: Any) -> None:
+    """Draw the picture set into class folders beside the data set, and prepare it like anyone's pictures."""
+    from cluster.ingest import prepare
+    from workers.data.pictures import draw_picture_set
+    from workers.data.sources import FolderSource
+
+    drawn, out = config.data.drawn_pictures, Path(config.data.path)
+    assert drawn is not None, "asked to draw pictures that the config does not describe"
+    pictures = out.with_name(f"{out.name}-pictures")
+    if not pictures.exists():
+        print(f"drawing pictures into {pictures}", file=sys.stderr, flush=True)
+        with progress("drawing", unit="pictures") as show:
+            draw_picture_set(
+                pictures,
+                size=drawn.size,
+                train_per_class=drawn.train_per_class,
+                validation_per_class=drawn.validation_per_class,
+                seed=drawn.seed,
+                progress=show,
+            )
+    with progress("preparing", unit="images") as show:
+        prepare(FolderSource(pictures), out, ray_module=ray, size=drawn.size, on_progress=show)

@@ -1,0 +1,26 @@
+"""How every command ends: one clear error, and an exit code that says what kind of end it was."""
+
+import sys
+from collections.abc import Callable
+
+from cluster.failures import RunFailed
+from cluster.signals import Interrupted
+from configs.errors import UserError
+
+
+def run_entry(command: Callable[[], int]) -> int:
+    """Run a command; 0 or its own code, 1 if it failed, 2 for wrong input, 128 + signal if it was interrupted."""
+    try:
+        return command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print("interrupted", file=sys.stderr)
+        return 128 + error.number
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,80 @@
+"""Testing a run's network: the same actors, feed and exchange as in training, on the validation set alone."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.console import RunConsole, errors_table, print_plan
+from cluster.dataset import dataset_size, verify
+from cluster.plan import local_cpus, local_gpus, make_plan
+from cluster.ray_session import ray_session
+from cluster.signals import StopSignals
+from configs.errors import UserError
+from configs.loader import load
+
+if TYPE_CHECKING:
+    from workers.checkpoint import Checkpoint
+
+
+def run_evaluation(
+    folder: str, settings: Iterable[str], *, checkpoint: str | None, json_file: str | None, address: str | None
+) -> int:
+    """Test a run's newest checkpoint, or the one in folder `checkpoint`; returns the exit code.
+
+    Raises UserError for wrong input, RunFailed if it could not go on, Interrupted if it was stopped at once.
+    """
+    config_file = Path(folder) / "config.yaml"
+    if not config_file.is_file():
+        raise UserError(
+            f"{folder} is not the folder of a run (it has no config.yaml); runs are in runs/ unless told otherwise"
+        )
+    config = load(config_file, settings)
+    # A short job: its dashboard would take longer to start than the job runs.
+    config = replace(config, cluster=replace(config.cluster, dashboard=False))
+    plan = make_plan(config, local_gpus(), dataset_size(config))
+    if plan.dataset is None or plan.dataset.drawn_first:
+        raise UserError(f"no data set at {config.data.path}; set data.path to where it is")
+    start = _checkpoint(folder, config_file.parent / "checkpoints", checkpoint)
+    with StopSignals() as signals:
+        verify(config)
+        with ray_session(
+            address,
+            num_cpus=local_cpus(plan),
+            object_store_bytes=plan.object_store_bytes,
+            metadata={"run": config.name},
+        ) as ray:
+            if address is not None:
+                plan = make_plan(config, int(ray.cluster_resources().get("GPU", 0)), plan.dataset)
+            from cluster.group import WorkerGroup
+            from cluster.supervisor import Supervisor
+
+            with WorkerGroup(plan) as group, RunConsole(start.step) as console:
+                signals.gentle = True
+                supervisor = Supervisor(group, signals, lambda report: None, console.message)
+                result: dict[str, Any] = supervisor.watch(group.evaluate(start))[0]
+    if result["ended"] == "stopped":
+        print("stopped; an evaluation leaves nothing behind")
+        return 128 + (signals.requested or 0)
+    errors_table([(f"validation, centre view, after step {start.step:,}", result["errors"])])
+    print_plan([("checkpoint", str(start.folder)), ("data", config.data.path)])
+    if json_file is not None:
+        try:
+            Path(json_file).write_text(json.dumps({"checkpoint": str(start.folder), **result["errors"]}, indent=1))
+        except OSError as error:
+            raise UserError(f"--json {json_file} cannot be written: {error}") from None
+    return 0
+
+
+def _checkpoint(run: str, root: Path, wanted: str | None) -> "Checkpoint":
+    from workers.checkpoint import committed
+
+    found = committed(root if wanted is None else Path(wanted).parent)
+    if wanted is not None:
+        found = [one for one in found if one.folder.resolve() == Path(wanted).resolve()]
+    if not found:
+        raise UserError(
+            f"there is no checkpoint at {wanted or root}; train the run first: python -m cluster.train {run}/config.yaml"
+        )
+    return found[-1]

@@ -1,0 +1,165 @@
+"""The worker group: the actors of one attempt at a run, placed, started, and taken down together.
+
+Start-up, in this order:
+ 1. a placement group with one bundle per replica, so that a replica's columns sit on one node by construction;
+ 2. the column workers, in their bundles; each says who and where it is;
+ 3. the data workers and the feed of each replica, on its node if there is room;
+ 4. rank 0 opens a store, and all ranks join the process group through it;
+ 5. each feed is opened where the run begins, and all ranks are told to train or evaluate.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from cluster.failures import RunFailed, explain
+from cluster.plan import Plan
+from configs.errors import UserError
+from workers.checkpoint import Checkpoint
+from workers.column_worker import ColumnWorker
+from workers.data.data_worker import DataWorker
+from workers.data.feed import Feed
+
+
+class WorkerGroup:
+    """All actors of one attempt. Use as a context manager: on the way out everything is killed and given back."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.columns: list[Any] = []
+        self.feeds: list[Any] = []
+        self.data_workers: list[dict[str, Any]] = []
+        self.about: list[dict[str, Any]] = []
+        """Of each rank: name, pid, node (its address), device."""
+        self._placement: PlacementGroup | None = None
+
+    def __enter__(self) -> "WorkerGroup":
+        try:
+            self._start()
+        except BaseException:
+            self.shutdown()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+
+    def train(self, checkpoints: Path, start: Checkpoint | None) -> list[Any]:
+        """Begin or continue training; returns one reference per rank, which is ready when that rank has ended."""
+        self._open_feeds(start)
+        return [
+            column.train.remote(self.feeds[self.plan.mesh.replica(rank)], checkpoints.resolve(), start)
+            for rank, column in enumerate(self.columns)
+        ]
+
+    def evaluate(self, start: Checkpoint) -> list[Any]:
+        """Test a checkpoint's network; returns references as `train`."""
+        self._open_feeds(start, only_evaluation=True)
+        return [
+            column.evaluate.remote(self.feeds[self.plan.mesh.replica(rank)], start)
+            for rank, column in enumerate(self.columns)
+        ]
+
+    def stop(self) -> None:
+        """Ask all ranks to stop before their next item."""
+        for column in self.columns:
+            column.stop.remote()
+
+    def shutdown(self) -> None:
+        """Kill all actors and give the placement group back."""
+        for actor in [*self.columns, *self.feeds, *(w for workers in self.data_workers for w in workers.values())]:
+            with contextlib.suppress(Exception):  # an actor that is gone already is no trouble here
+                ray.kill(actor)
+        if self._placement is not None:
+            with contextlib.suppress(Exception):  # the cluster itself may be gone
+                remove_placement_group(self._placement)
+        self.columns, self.feeds, self.data_workers, self._placement = [], [], [], None
+
+    def _start(self) -> None:
+        plan, cluster = self.plan, self.plan.config.cluster
+        gpus = 1 if plan.mesh.device == "cuda" else 0
+        bundle = {"CPU": float(plan.mesh.processes_per_replica * cluster.cpus_per_column)}
+        if gpus:
+            bundle["GPU"] = float(plan.mesh.processes_per_replica)
+        self._placement = placement_group([bundle] * plan.mesh.replicas, strategy="PACK")
+        if not self._placement.wait(cluster.start_timeout_seconds):
+            raise UserError(self._no_room(f"{plan.mesh.replicas} x {bundle}"))
+        column_actor = ray.remote(ColumnWorker)
+        for rank in range(plan.mesh.size):
+            place = PlacementGroupSchedulingStrategy(
+                self._placement, placement_group_bundle_index=plan.mesh.replica(rank)
+            )
+            # While `train` runs, `status` and `stop` must be answered.
+            options = column_actor.options(
+                num_cpus=cluster.cpus_per_column, num_gpus=gpus, scheduling_strategy=place, max_concurrency=3
+            )
+            self.columns.append(options.remote(plan.config, plan.mesh, rank))
+        self.about = self._get([column.about.remote() for column in self.columns], "column workers to start")
+        # A process's own idea of its address may be another network's; what counts is the one that the cluster knows.
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        for about in self.about:
+            about["node"] = addresses[about["node_id"]]
+        self._start_data()
+        store = self.about[0]["node"]
+        [port] = self._get([self.columns[0].open_store.remote(store)], "rank 0's store")
+        joining = [c.join.remote(about["node"], store, port) for c, about in zip(self.columns, self.about, strict=True)]
+        self._get(joining, "columns to find each other")
+
+    def _start_data(self) -> None:
+        plan, cluster = self.plan, self.plan.config.cluster
+        data_actor, feed_actor = ray.remote(DataWorker), ray.remote(Feed)
+        for replica in range(plan.mesh.replicas):
+            near = NodeAffinitySchedulingStrategy(
+                self.about[replica * plan.mesh.processes_per_replica]["node_id"], soft=True
+            )
+            workers = {
+                name: data_actor.options(
+                    num_cpus=cluster.cpus_per_data_worker, max_restarts=-1, max_task_retries=0, scheduling_strategy=near
+                ).remote(plan.config, name)
+                for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_workers))
+            }
+            self.data_workers.append(workers)
+            self.feeds.append(
+                feed_actor.options(num_cpus=0, scheduling_strategy=near).remote(
+                    f"feed r{replica}", workers, window=cluster.window_batches, readers=plan.mesh.processes_per_replica
+                )
+            )
+        waiting = [worker.pid.remote() for workers in self.data_workers for worker in workers.values()]
+        self._get(waiting, "data workers to start")
+
+    def _open_feeds(self, start: Checkpoint | None, *, only_evaluation: bool = False) -> None:
+        step, evaluated = (start.step, start.evaluated) if start else (0, False)
+        self._get(
+            [
+                feed.open.remote(self.plan.program(replica), step, evaluated, only_evaluation)
+                for replica, feed in enumerate(self.feeds)
+            ],
+            "feeds to open",
+        )
+
+    def _get(self, references: list[Any], what: str) -> list[Any]:
+        limit = self.plan.config.cluster.start_timeout_seconds
+        try:
+            got: list[Any] = ray.get(references, timeout=limit)
+        except GetTimeoutError:
+            raise UserError(
+                self._no_room(f"waited {limit:g} s for {what}")
+                + "; if machines are only slow, raise cluster.start_timeout_seconds"
+            ) from None
+        except RayActorError as error:
+            raise RunFailed(f"while waiting for {what}: {explain(error)}") from None
+        return got
+
+    def _no_room(self, what: str) -> str:
+        plan, there, free = self.plan, ray.cluster_resources(), ray.available_resources()
+        return (
+            f"{what}: the run needs {plan.cpus:g} CPUs and {plan.gpus} GPUs (a replica's columns on one node); the cluster has "
+            f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, of which {free.get('CPU', 0):g} and "
+            f"{free.get('GPU', 0):g} are free. Use fewer cluster.replicas, cluster.data_workers or cluster.cpus_per_column, "
+            "or add nodes"
+        )

@@ -1,0 +1,267 @@
+"""What a run will be, worked out before anything starts: mesh, resources, sizes, bytes and steps. Needs neither Ray nor torch."""
+
+import math
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.geometry import Layer, layers, share
+from configs.schema import Config, Conv
+from workers.mesh import Mesh
+from workers.program import Program
+
+FLOAT_BYTES = 4
+INDEX_BYTES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSize:
+    """As far as it is known before the run: from the manifest, or from the settings of pictures yet to be drawn."""
+
+    train_rows: int
+    validation_rows: int
+    image_size: int
+    classes: int
+    drawn_first: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    config: Config
+    mesh: Mesh
+    why: str
+    """Why the mesh is on these devices."""
+    table: tuple[Layer, ...]
+    dataset: DatasetSize | None
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters for layer in self.table)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per image and forward pass of the whole network."""
+        return sum(layer.macs for layer in self.table)
+
+    def column_parameters(self, column: int) -> int:
+        return sum(rows * layer.parameters // layer.outputs for layer, rows in self._column_rows(column))
+
+    def column_macs(self, column: int) -> int:
+        return sum(rows * layer.macs // layer.outputs for layer, rows in self._column_rows(column))
+
+    @property
+    def images_per_replica(self) -> int:
+        return self.config.train.batch_size // self.mesh.replicas
+
+    @property
+    def exchanged_floats(self) -> int:
+        """Floats per image that one column sends to each other one in a forward pass; as many come back as gradients."""
+        return sum(layer.exchanged_floats for layer in self.table)
+
+    @property
+    def exchanged_bytes(self) -> int:
+        """Bytes that one column's process sends in a step, forward and backward; 0 if one process owns all columns."""
+        others = self.mesh.processes_per_replica - 1
+        return 2 * self.exchanged_floats * FLOAT_BYTES * self.images_per_replica * others
+
+    @property
+    def batch_bytes(self) -> int:
+        """Of one batch of one replica in the object store: the larger of training and testing."""
+        images = max(self.images_per_replica, self.config.train.evaluate_batch_size)
+        # Labels, offsets, mirror, keys, colour and its flag: 8 + 16 + 1 + 8 + 12 + 1 bytes per image.
+        return images * (self.config.network.input_size**2 * 3 + 46)
+
+    @property
+    def window_bytes(self) -> int:
+        """The most that batches take of the object store of one replica's node."""
+        return self.config.cluster.window_batches * self.batch_bytes
+
+    @property
+    def object_store_bytes(self) -> int:
+        """Of a Ray started here: three times what all windows need, for Ray spills to disk when it is nearly full."""
+        return max(256 * 2**20, 3 * self.mesh.replicas * self.window_bytes)
+
+    @property
+    def actor_bytes(self) -> int:
+        """Memory of one column process for weights, gradients, momentum and activations; an estimate."""
+        parameters = sum(self.column_parameters(column) for column in range(self.mesh.columns_per_process))
+        return 3 * FLOAT_BYTES * parameters + self.images_per_replica * self._activation_bytes()
+
+    @property
+    def cpus(self) -> float:
+        """That the actors ask of Ray."""
+        cluster = self.config.cluster
+        return (
+            self.mesh.size * cluster.cpus_per_column
+            + self.mesh.replicas * cluster.data_workers * cluster.cpus_per_data_worker
+        )
+
+    @property
+    def gpus(self) -> int:
+        return self.mesh.size if self.mesh.device == "cuda" else 0
+
+    def program(self, replica: int = 0) -> Program:
+        assert self.dataset is not None, "a program needs the data set's sizes"
+        return Program.of(
+            self.config,
+            train_rows=self.dataset.train_rows,
+            validation_rows=self.dataset.validation_rows,
+            replica=replica,
+        )
+
+    def _column_rows(self, column: int) -> list[tuple[Layer, int]]:
+        found = []
+        for layer in self.table:
+            owned = share(layer.outputs, self.config.network.columns, column)
+            found.append((layer, owned.stop - owned.start))
+        return found
+
+    def _activation_bytes(self) -> int:
+        """Per image, of what one process keeps from the forward pass for the backward pass."""
+        network, owned = self.config.network, self.mesh.columns_per_process
+        total = 2 * 3 * (network.input_size + self.table[0].overhang) ** 2 * FLOAT_BYTES
+        for layer in self.table:
+            outputs = layer.outputs * owned // network.columns
+            total += 2 * outputs * layer.side**2 * FLOAT_BYTES
+            if layer.exchanges and self.mesh.processes_per_replica > 1:
+                total += layer.inputs * layer.input_side**2 * FLOAT_BYTES
+            if layer.kind == "conv":
+                total += _after_conv_bytes(network.convs[layer.name], layer, outputs)
+        return total
+
+
+def _after_conv_bytes(conv: Conv, layer: Layer, outputs: int) -> int:
+    side, total = layer.side, 0
+    for step in conv.then:
+        if step == "pool":
+            side = layer.final_side
+            total += outputs * side**2 * (FLOAT_BYTES + INDEX_BYTES)
+        else:
+            total += (2 if "lrn" in step else 1) * outputs * side**2 * FLOAT_BYTES
+    return total
+
+
+def make_plan(config: Config, gpus: int, dataset: DatasetSize | None) -> Plan:
+    """gpus: that there are, on this machine or in the cluster. Raises UserError if the config asks for more."""
+    mesh, why = choose_mesh(config, gpus)
+    return Plan(config=config, mesh=mesh, why=why, table=tuple(layers(config.network)), dataset=dataset)
+
+
+def choose_mesh(config: Config, gpus: int) -> tuple[Mesh, str]:
+    """The mesh for this many GPUs, and why.
+
+    Raises UserError if `cluster.device` is cuda and there are too few.
+    """
+    replicas, columns, wish = config.cluster.replicas, config.network.columns, config.cluster.device
+    each = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cuda")
+    if wish != "cpu" and gpus >= replicas * columns:
+        return each, f"{gpus} GPU(s) for {replicas * columns} column(s): one each, exchanging over NCCL"
+    if wish != "cpu" and gpus >= replicas:
+        whole = Mesh(replicas=replicas, processes_per_replica=1, columns_per_process=columns, device="cuda")
+        return (
+            whole,
+            f"{gpus} GPU(s) for {replicas * columns} columns: all columns of a replica in one process on one GPU",
+        )
+    if wish == "cuda":
+        raise UserError(
+            f"cluster.device is cuda, but there are {gpus} GPU(s) for {replicas} replica(s); "
+            "set cluster.device=auto or cpu, fewer cluster.replicas, or join a cluster that has GPUs with --address"
+        )
+    cpu = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cpu")
+    asked = (
+        "cluster.device is cpu"
+        if wish == "cpu"
+        else "no GPU"
+        if gpus == 0
+        else f"only {gpus} GPU(s) for {replicas} replicas"
+    )
+    return cpu, f"{asked}: one process per column on CPUs, exchanging over gloo"
+
+
+def local_gpus() -> int:
+    """GPUs that this process may use. Asks torch only where there is a driver, for importing torch takes seconds."""
+    if not Path("/dev/nvidiactl").exists():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def local_cpus(plan: Plan) -> int:
+    """CPUs that a Ray started here is told to have: all there are, or what the actors ask for if that is more."""
+    there, wanted = os.cpu_count() or 1, math.ceil(plan.cpus)
+    if wanted > there:
+        print(
+            f"note: the run asks for {wanted} CPUs and this machine has {there}; they will be shared", file=sys.stderr
+        )
+    return max(there, wanted)
+
+
+def describe(plan: Plan) -> list[tuple[str, str]]:
+    """The plan in words: (what, how much) lines."""
+    config, mesh, dataset = plan.config, plan.mesh, plan.dataset
+    cluster, columns = config.cluster, config.network.columns
+    per_column = [
+        f"column {column}: {plan.column_parameters(column):,} parameters, {plan.column_macs(column):,} MACs"
+        for column in range(columns)
+    ]
+    sides = "/".join(str(side) for layer in plan.table if layer.kind == "conv" for side in _sides(layer))
+    lines = [
+        ("run", f"{config.name} in {Path(config.runs_folder) / config.name}"),
+        (
+            "mesh",
+            f"{mesh.replicas} replica(s) x {mesh.processes_per_replica} process(es) of {mesh.columns_per_process} column(s)",
+        ),
+        ("device", f"{mesh.device}; {plan.why}"),
+        ("network", f"{plan.parameters:,} parameters, {plan.macs:,} MACs per image; sides of maps {sides}"),
+        *(("", line) for line in per_column),
+        (
+            "exchange",
+            f"{plan.exchanged_floats:,} floats per image and column forward; {_mb(plan.exchanged_bytes)} sent per column and step"
+            if plan.exchanged_bytes
+            else f"{plan.exchanged_floats:,} floats per image and column forward, inside one process",
+        ),
+        (
+            "actors",
+            f"{mesh.size} column worker(s) with {cluster.cpus_per_column} CPU(s)"
+            + (" and 1 GPU" if mesh.device == "cuda" else "")
+            + f" each; {mesh.replicas * cluster.data_workers} data worker(s) with {cluster.cpus_per_data_worker:g} CPU(s) each; "
+            + f"{mesh.replicas} feed(s)",
+        ),
+        ("memory", f"about {_mb(plan.actor_bytes)} per column worker, beside torch itself"),
+        (
+            "object store",
+            f"{_mb(plan.window_bytes)} per replica: {cluster.window_batches} batches of {_mb(plan.batch_bytes)}; "
+            f"{_mb(plan.object_store_bytes)} if Ray is started here",
+        ),
+    ]
+    if dataset is None:
+        return [*lines, ("data", f"{config.data.path} (not prepared yet, so the number of steps is not known)")]
+    program = plan.program()
+    where = " (drawn first)" if dataset.drawn_first else ""
+    return [
+        *lines,
+        (
+            "data",
+            f"{config.data.path}{where}: {dataset.train_rows:,} training and {dataset.validation_rows:,} validation images",
+        ),
+        (
+            "steps",
+            f"{program.total_steps:,} of {config.train.batch_size} images, {program.epoch_at(program.total_steps):.2f} epochs; "
+            + (
+                f"evaluation every {config.train.evaluate_every_epochs:g} epoch(s) and at the end"
+                if config.train.evaluate_every_epochs
+                else "evaluation at the end"
+            ),
+        ),
+    ]
+
+
+def _sides(layer: Layer) -> list[int]:
+    return [layer.side] if layer.final_side == layer.side else [layer.side, layer.final_side]
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

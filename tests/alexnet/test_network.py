@@ -1,0 +1,137 @@
+"""How the network starts: whole and then sliced, with the settings' spread, and the same wherever it is made."""
+
+import dataclasses
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from alexnet.network import AlexNet
+from configs.geometry import layers, share
+from configs.loader import load
+from configs.schema import Network
+from tests.parity.cases import CASES
+
+
+class Silent:
+    """Stands for `columns` processes of which only this one is there."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+
+    def gather_columns(self, own_BC: Tensor) -> Tensor:
+        return torch.cat([own_BC] * self.columns, dim=1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def maximum(self, values: Tensor) -> Tensor:
+        return values
+
+
+@cache
+def quarter_of_original() -> Network:
+    """original.yaml with a quarter of the units, where nearly all of its weights are."""
+    network = load("original.yaml").network
+    denses = {name: dataclasses.replace(dense, units=dense.units // 4) for name, dense in network.denses.items()}
+    return dataclasses.replace(network, denses=denses)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("each", [1, 2])
+def test_columns_hold_rows_of_the_whole_bitwise(name: str, each: int) -> None:
+    network = CASES[name].network
+    whole = AlexNet(network, seed=11).parameter_layers()
+    processes = network.columns // each
+    parts = [
+        AlexNet(network, first_column=first, columns=each, exchange=Silent(processes), seed=11)
+        for first in range(0, network.columns, each)
+    ]
+    for number, (layer, kind, parameter) in enumerate(whole):
+        rows = torch.cat([part.parameter_layers()[number][2] for part in parts])
+        assert torch.equal(rows, parameter), (layer, kind)
+    classes = [share(network.classes, network.columns, first).start for first in range(0, network.columns, each)]
+    assert [part.first_class for part in parts] == classes
+
+
+def test_spread_and_biases_of_original() -> None:
+    """Standard deviations 0.01, and 0.03 for conv3 to conv5; biases 1 in conv2, conv4, conv5, fc6, fc7. # authors' layers-145.cfg"""
+    stds = {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
+    ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    found = AlexNet(quarter_of_original()).parameter_layers()
+    assert len(found) == 16
+    for layer, kind, parameter in found:
+        if kind == "biases":
+            assert (parameter == (1.0 if layer in ones else 0.0)).all(), layer
+            continue
+        values, std = parameter.detach().double().flatten(), stds.get(layer, 0.01)
+        count = len(values)
+        # Of normal numbers: the mean strays by std / sqrt(n), their deviation by std / sqrt(2 n), the kurtosis by sqrt(24 / n).
+        assert abs(values.mean().item()) < 5 * std / count**0.5, layer
+        assert abs(values.std().item() / std - 1) < 5 / (2 * count) ** 0.5, layer
+        assert abs(((values / std) ** 4).mean().item() - 3) < 5 * (96 / count) ** 0.5, layer
+
+
+def test_layers_and_columns_do_not_repeat_each_other() -> None:
+    """Columns that started alike would stay alike, and so be one column."""
+    network = quarter_of_original()
+    weights = {layer: parameter.detach() for layer, kind, parameter in AlexNet(network).parameter_layers() if kind == "weights"}
+    for layer, value in weights.items():
+        halves = value.flatten().double().chunk(2)
+        correlation = torch.corrcoef(torch.stack(halves))[0, 1].item()
+        assert abs(correlation) < 5 / len(halves[0]) ** 0.5, layer
+    firsts = {tuple(value.flatten()[:8].div(value.std()).tolist()) for value in weights.values()}
+    assert len(firsts) == len(weights)
+
+
+def test_the_seed_alone_decides() -> None:
+    network = CASES["complete"].network
+    first, again, other = (AlexNet(network, seed=seed).parameter_layers() for seed in (1, 1, 2))
+    torch.manual_seed(123)  # the global generator has no say
+    later = AlexNet(network, seed=1).parameter_layers()
+    for number, (layer, kind, parameter) in enumerate(first):
+        assert torch.equal(parameter, again[number][2]) and torch.equal(parameter, later[number][2])
+        assert torch.equal(parameter, other[number][2]) == (kind == "biases"), (layer, kind)
+
+
+def test_making_a_network_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    AlexNet(CASES["complete"].network)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_processes_must_own_all_columns() -> None:
+    with pytest.raises(AssertionError, match="all columns"):
+        AlexNet(CASES["complete"].network, first_column=0, columns=1)
+
+
+class Counting(Silent):
+    """Notes how many floats per image are handed over."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__(columns)
+        self.floats: list[int] = []
+
+    def gather_columns(self, own_BC: Tensor) -> Tensor:
+        self.floats.append(own_BC[0].numel())
+        return super().gather_columns(own_BC)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exchanges_are_those_of_the_layer_table(name: str) -> None:
+    network = CASES[name].network
+    exchange = Counting(network.columns)
+    model = AlexNet(network, first_column=0, columns=1, exchange=exchange).eval()
+    with torch.no_grad():
+        model(torch.zeros(1, 3, network.input_size, network.input_size))
+    assert exchange.floats == [layer.exchanged_floats for layer in layers(network) if layer.exchanges]
+    assert all(exchange.floats)
+
+
+def test_one_column_alone_is_a_network_too() -> None:
+    network = dataclasses.replace(CASES["complete"].network, columns=1)
+    logits = AlexNet(network).eval()(torch.zeros(2, 3, network.input_size, network.input_size))
+    assert logits.shape == (2, 7)

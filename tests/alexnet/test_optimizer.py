@@ -1,0 +1,106 @@
+"""The paper's update against its formula written by hand, and where it parts from torch's SGD."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from alexnet.network import AlexNet
+from alexnet.optimizer import PaperSGD
+from alexnet.schedule import Rates
+from configs.schema import Conv, Network, Optimizer
+from tests import reference
+
+NETWORK = Network(classes=4, input_size=5, convs={"conv1": Conv(maps=4, kernel=3, init_std=0.5, init_bias=0.5)})
+SETTINGS = Optimizer(momentum=0.9, weight_decay=0.05)
+
+ROUNDING = 1e-15
+"""A product more or less in float64."""
+
+
+def model_and_gradients(updates: int) -> tuple[AlexNet, list[list[Tensor]]]:
+    """A small network, float64, and made-up gradients of its parameters for each update."""
+    model = AlexNet(NETWORK).double()
+    generator = torch.Generator().manual_seed(0)
+    shapes = [parameter.shape for _, _, parameter in model.parameter_layers()]
+    gradients = [
+        [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes] for _ in range(updates)
+    ]
+    return model, gradients
+
+
+def give(model: AlexNet, gradients: list[Tensor]) -> None:
+    for (_, _, parameter), gradient in zip(model.parameter_layers(), gradients, strict=True):
+        parameter.grad = gradient.clone()
+
+
+@pytest.mark.parametrize("decay_biases", [False, True])
+def test_equals_the_papers_formula(decay_biases: bool) -> None:
+    model, gradients = model_and_gradients(6)
+    values = [parameter.detach().clone() for _, _, parameter in model.parameter_layers()]
+    steps = [torch.zeros_like(value) for value in values]
+    optimizer = PaperSGD(model, Optimizer(momentum=0.9, weight_decay=0.05, decay_biases=decay_biases))
+    for update, given in enumerate(gradients):
+        weights, biases = (0.1, 0.2) if update < 3 else (0.01, 0.15)
+        give(model, given)
+        optimizer.step(
+            Rates(weights=weights, biases=biases, layers={("conv1", "biases"): 0.05, ("classifier", "weights"): 0.0})
+        )
+        for number, (layer, kind, _) in enumerate(model.parameter_layers()):
+            rate = {("conv1", "weights"): weights, ("conv1", "biases"): 0.05, ("classifier", "weights"): 0.0}.get(
+                (layer, kind), biases
+            )
+            decay = 0.05 if kind == "weights" or decay_biases else 0.0
+            reference.paper_update(values[number], steps[number], given[number], rate=rate, momentum=0.9, decay=decay)
+    for value, step, (layer, kind, parameter) in zip(values, steps, model.parameter_layers(), strict=True):
+        torch.testing.assert_close(parameter.detach(), value, rtol=ROUNDING, atol=ROUNDING)
+        torch.testing.assert_close(optimizer.steps[f"{layer}.{kind}"], step, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_equals_torchs_sgd_until_the_rate_drops_and_not_after() -> None:
+    model, gradients = model_and_gradients(4)
+    theirs = [parameter.detach().clone().requires_grad_() for _, _, parameter in model.parameter_layers()]
+    ours, sgd = PaperSGD(model, Optimizer(momentum=0.9, weight_decay=0.0)), torch.optim.SGD(theirs, 0.1, momentum=0.9)
+
+    def largest_difference(update: int, rate: float) -> float:
+        give(model, gradients[update])
+        ours.step(Rates(weights=rate, biases=rate))
+        for group in sgd.param_groups:
+            group["lr"] = rate
+        for parameter, gradient in zip(theirs, gradients[update], strict=True):
+            parameter.grad = gradient.clone()
+        sgd.step()
+        pairs = zip(model.parameter_layers(), theirs, strict=True)
+        return max((own.detach() - their.detach()).abs().max().item() for (_, _, own), their in pairs)
+
+    assert max(largest_difference(update, 0.1) for update in range(3)) < 1e-14
+    # The old steps of about 0.1 * 0.9 go on here; torch shrinks them with the rate.
+    assert largest_difference(3, 0.01) > 0.05
+
+
+def test_rate_zero_freezes_value_and_momentum_bitwise() -> None:
+    model, gradients = model_and_gradients(3)
+    optimizer = PaperSGD(model, SETTINGS)
+    give(model, gradients[0])
+    optimizer.step(Rates(weights=0.1, biases=0.1))
+    values = [parameter.detach().clone() for _, _, parameter in model.parameter_layers()]
+    steps = {name: step.clone() for name, step in optimizer.steps.items()}
+    give(model, gradients[1])
+    optimizer.step(Rates(weights=0.0, biases=0.1))
+    for value, (layer, kind, parameter) in zip(values, model.parameter_layers(), strict=True):
+        frozen = kind == "weights"
+        assert torch.equal(value, parameter) == frozen
+        assert torch.equal(steps[f"{layer}.{kind}"], optimizer.steps[f"{layer}.{kind}"]) == frozen
+
+
+def test_parameters_without_gradient_stay() -> None:
+    model, _ = model_and_gradients(1)
+    before = [parameter.detach().clone() for _, _, parameter in model.parameter_layers()]
+    PaperSGD(model, SETTINGS).step(Rates(weights=0.1, biases=0.1))
+    assert all(torch.equal(a, p) for a, (_, _, p) in zip(before, model.parameter_layers(), strict=True))
+
+
+def test_zero_grad_drops_gradients() -> None:
+    model, gradients = model_and_gradients(1)
+    give(model, gradients[0])
+    PaperSGD(model, SETTINGS).zero_grad()
+    assert all(parameter.grad is None for _, _, parameter in model.parameter_layers())

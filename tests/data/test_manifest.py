@@ -1,0 +1,117 @@
+"""The manifest: round trip, fingerprint, and refusal of what is not whole."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.errors import UserError
+from workers.data.manifest import Manifest, Quarantined, SplitInfo
+from workers.data.shards import ShardInfo
+
+
+def shard(number: int, rows: int = 10) -> ShardInfo:
+    """A shard that exists on paper only."""
+    return ShardInfo(file=f"train-{number:05d}-of-00002.arrow", rows=rows, bytes=1000, sha256=f"{number:064x}")
+
+
+def manifest() -> Manifest:
+    """A manifest of two training shards and one for validation; floats have no short decimal form."""
+    third = 1 / 3
+    return Manifest(
+        image_size=8,
+        source="class folders in /somewhere",
+        classes=("naïve cat", "dog"),
+        splits={
+            "train": SplitInfo(shards=(shard(0), shard(1)), rows=20),
+            "validation": SplitInfo(shards=(shard(2, 3),), rows=3),
+        },
+        rgb_mean=(third, 2 * third, 100.1),
+        rgb_covariance=((1.0, third, 0.1), (third, 2.0, 0.2), (0.1, 0.2, 3.0)),
+        rgb_eigenvalues=(third, 2.0, 3.0),
+        rgb_eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, third)),
+        quarantined=(Quarantined(split="train", key="dog/7.jpg", reason="the file is empty"),),
+    )
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    manifest().write(tmp_path)
+    loaded = Manifest.load(tmp_path)
+    assert loaded == manifest()
+    assert loaded.fingerprint == manifest().fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_fingerprint_changes_with_what_training_depends_on_and_with_nothing_else() -> None:
+    base = manifest()
+    train = base.splits["train"]
+    changed = [
+        dataclasses.replace(base, image_size=9),
+        dataclasses.replace(base, classes=("dog", "naïve cat")),
+        dataclasses.replace(base, splits={"train": train}),
+        dataclasses.replace(base, splits={**base.splits, "train": SplitInfo(shards=train.shards[::-1], rows=20)}),
+        dataclasses.replace(
+            base,
+            splits={
+                **base.splits,
+                "train": SplitInfo(shards=(shard(0), dataclasses.replace(shard(1), sha256="f" * 64)), rows=20),
+            },
+        ),
+    ]
+    fingerprints = {base.fingerprint, *(other.fingerprint for other in changed)}
+    assert len(fingerprints) == len(changed) + 1
+    same = dataclasses.replace(base, source="elsewhere", quarantined=())
+    assert same.fingerprint == base.fingerprint
+
+
+def test_no_data_set_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no data set at .*no such folder.*python -m cluster\.prepare"):
+        Manifest.load(tmp_path / "nowhere")
+    (tmp_path / "train-00000-of-00002.arrow").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no data set at .*never finished.*python -m cluster\.prepare"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("classes"), "no field 'classes'"),
+        (lambda content: content["rgb_mean"].pop(), "not enough values"),
+        (lambda content: content["classes"].reverse(), "fingerprint does not match"),
+        (lambda content: content["splits"]["train"].update(rows=21), "do not add up to 21"),
+        (lambda content: content["splits"]["train"]["shards"][0].update(file="../x"), "not the name of a file"),
+        (lambda content: content.update(version=2), "version 2; this program reads version 1"),
+        (lambda content: content.update(encoding="raw"), "unknown encoding"),
+    ],
+)
+def test_changed_manifest_is_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    manifest().write(tmp_path)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1', "\x00", "{}"])
+def test_broken_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged.*--overwrite"):
+        Manifest.load(tmp_path)
+
+
+def test_mean_image_is_checked_against_the_manifest(tmp_path: Path) -> None:
+    made = manifest()
+    mean = np.broadcast_to(np.array(made.rgb_mean, np.float32), (8, 8, 3)).copy()
+    np.save(tmp_path / "mean.npy", mean)
+    assert np.array_equal(made.pixel_mean(tmp_path), mean)
+    for wrong in (mean[:4], mean.astype(np.float64), mean + 1):
+        np.save(tmp_path / "mean.npy", wrong)
+        with pytest.raises(UserError, match=r"mean\.npy is damaged"):
+            made.pixel_mean(tmp_path)
+    (tmp_path / "mean.npy").unlink()
+    with pytest.raises(UserError, match=r"mean\.npy is damaged"):
+        made.pixel_mean(tmp_path)

@@ -1,0 +1,185 @@
+"""The drawn picture set: repeatable, balanced, whole or absent, and no easier than it claims to be."""
+
+import hashlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from workers.data.pictures import CLASS_NAMES, MIN_SIZE, draw_picture, draw_picture_set
+
+SIZE = 40
+
+
+def _draw(root: Path, *, train: int = 3, validation: int = 2, seed: int = 0) -> Path:
+    draw_picture_set(root, size=SIZE, train_per_class=train, validation_per_class=validation, seed=seed)
+    return root
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def _pictures(split_folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """All pictures of a split, float64 [pictures, size, size, 3] in [0, 1], and their class indices."""
+    paths = [path for name in CLASS_NAMES for path in sorted((split_folder / name).iterdir())]
+    pictures = [simplejpeg.decode_jpeg(path.read_bytes()) for path in paths]
+    return np.stack(pictures) / 255, np.array([CLASS_NAMES.index(path.parent.name) for path in paths])
+
+
+def _nearest_mean_error(
+    train: np.ndarray, train_labels: np.ndarray, held_out: np.ndarray, held_out_labels: np.ndarray
+) -> float:
+    """Error of the nearest class mean, after every feature [pictures, features] is scaled to unit spread."""
+    centre, spread = train.mean(axis=0), train.std(axis=0)
+    train, held_out = (train - centre) / spread, (held_out - centre) / spread
+    means = np.stack([train[train_labels == label].mean(axis=0) for label in range(len(CLASS_NAMES))])
+    distances = ((held_out[:, None] - means) ** 2).sum(axis=2)
+    return float((distances.argmin(axis=1) != held_out_labels).mean())
+
+
+@pytest.fixture(scope="module")
+def picture_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _draw(tmp_path_factory.mktemp("pictures") / "set", train=200, validation=100)
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert _files(_draw(tmp_path / "a", seed=7)) == _files(_draw(tmp_path / "b", seed=7))
+
+
+def test_another_seed_gives_other_pictures(tmp_path: Path) -> None:
+    first, second = _files(_draw(tmp_path / "a", seed=7)), _files(_draw(tmp_path / "b", seed=8))
+    assert first.keys() == second.keys()
+    assert all(first[name] != second[name] for name in first)
+
+
+def test_a_larger_set_begins_with_the_smaller(tmp_path: Path) -> None:
+    small, large = _files(_draw(tmp_path / "small")), _files(_draw(tmp_path / "large", train=5, validation=4))
+    assert small.items() <= large.items()
+
+
+def test_no_picture_occurs_twice(picture_set: Path) -> None:
+    files = _files(picture_set)
+    assert len(set(files.values())) == len(files)
+
+
+def test_layout_is_one_folder_per_class_and_balanced(tmp_path: Path) -> None:
+    expected = {
+        f"{split}/{name}/{index:05d}.jpg"
+        for split, count in (("train", 3), ("validation", 2))
+        for name in CLASS_NAMES
+        for index in range(count)
+    }
+    assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == 10
+    assert _files(_draw(tmp_path / "set")).keys() == expected
+
+
+def test_every_file_decodes_to_rgb_of_the_given_size(picture_set: Path) -> None:
+    for content in _files(picture_set).values():
+        assert simplejpeg.decode_jpeg_header(content)[:3] == (SIZE, SIZE, "YCbCr")
+        assert simplejpeg.decode_jpeg(content).shape == (SIZE, SIZE, 3)
+
+
+def test_pixels_are_the_same_on_every_machine() -> None:
+    digest = hashlib.sha256()
+    for class_index in range(len(CLASS_NAMES)):
+        rng = np.random.Generator(np.random.PCG64(class_index))
+        digest.update(draw_picture(SIZE, class_index, rng).tobytes())
+    # Whoever changes the drawing on purpose writes the new value here; nothing else may change it.
+    assert digest.hexdigest() == "138a1519bddd9f7f91682318e12894e6aa1a6e3a7fc01d34d910873e272f60a6"
+
+
+def test_colour_does_not_give_the_class_away(picture_set: Path) -> None:
+    (train, train_labels), (held_out, labels) = (_pictures(picture_set / s) for s in ("train", "validation"))
+
+    def mean_colour(pictures: np.ndarray) -> np.ndarray:
+        return pictures.mean(axis=(1, 2))
+
+    def mean_and_covariance(pictures: np.ndarray) -> np.ndarray:
+        offsets = (pictures - pictures.mean(axis=(1, 2), keepdims=True)).reshape(len(pictures), -1, 3)
+        covariance = np.einsum("npi,npj->nij", offsets, offsets) / offsets.shape[1]
+        rows, columns = np.triu_indices(3)
+        return np.concatenate([mean_colour(pictures), covariance[:, rows, columns]], axis=1)
+
+    for features in (mean_colour, mean_and_covariance):
+        error = _nearest_mean_error(features(train), train_labels, features(held_out), labels)
+        assert error >= 0.85, features.__name__  # chance is 0.90, give or take 0.01
+
+
+def test_shapes_cover_equal_areas_inside_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    # White texture on black without noise: brightness is coverage.
+    monkeypatch.setattr("workers.data.pictures.LEVELS", (0.0, 1.0, 1.0))
+    for quiet in ("TINT", "RAMP", "NOISE"):
+        monkeypatch.setattr(f"workers.data.pictures.{quiet}", 0.0)
+    areas = np.zeros(len(CLASS_NAMES))
+    for class_index, seed in itertools.product(range(len(CLASS_NAMES)), range(60)):
+        picture = draw_picture(SIZE, class_index, np.random.Generator(np.random.PCG64(seed))) / 255
+        if picture[0, 0, 0] > 0.5:  # the background drew a white level: the shape cannot be seen
+            continue
+        border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        assert border.max() < 0.2, CLASS_NAMES[class_index]  # only the blur of a tip may touch the border
+        areas[class_index] += picture[:, :, 0].sum()
+    assert np.abs(areas / areas.mean() - 1).max() < 0.02
+
+
+def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw_picture_set(
+            tmp_path / "set", size=SIZE, train_per_class=20, validation_per_class=1, seed=0, progress=interrupt
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_set_appears_only_when_whole(tmp_path: Path) -> None:
+    root, calls = tmp_path / "parent" / "set", []
+
+    def note(done: int, total: int) -> None:
+        calls.append((done, total))
+        assert not root.exists()
+
+    draw_picture_set(root, size=SIZE, train_per_class=12, validation_per_class=3, seed=0, progress=note)
+    assert calls == [(100, 150), (150, 150)]
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mine.txt").write_text("keep")
+    with pytest.raises(FileExistsError):
+        _draw(tmp_path / "set")
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["mine.txt"]
+
+
+def test_losing_a_race_leaves_the_winner_alone(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+
+    def win(done: int, total: int) -> None:
+        root.mkdir()
+        (root / "winner.txt").write_text("keep")
+
+    with pytest.raises(FileExistsError, match="meanwhile"):
+        draw_picture_set(root, size=SIZE, train_per_class=1, validation_per_class=1, seed=0, progress=win)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert [path.name for path in root.iterdir()] == ["winner.txt"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": MIN_SIZE - 1}, {"seed": -1}, {"train_per_class": 0}, {"validation_per_class": 0}]
+)
+def test_settings_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
+    settings: dict[str, Any] = {"size": SIZE, "train_per_class": 1, "validation_per_class": 1, "seed": 0}
+    with pytest.raises(ValueError, match=r"at least|negative"):
+        draw_picture_set(tmp_path / "set", **(settings | wrong))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("class_index", [-1, len(CLASS_NAMES)])
+def test_a_class_out_of_range_is_refused(class_index: int) -> None:
+    with pytest.raises(ValueError, match="class_index"):
+        draw_picture(SIZE, class_index, np.random.default_rng(0))

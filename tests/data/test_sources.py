@@ -1,0 +1,280 @@
+"""Class folders and Parquet files as sources, and what one chunk becomes."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from configs.errors import UserError
+from workers.data.ingest import Source, combine, make_shard
+from workers.data.shards import Shard
+from workers.data.sources import FolderSource, ParquetSource, SourceItem
+
+TEST_DATA = Path(os.environ.get("ALEXNET_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
+SIZE = 8
+
+
+def jpeg(seed: int, size: int = SIZE) -> bytes:
+    """A picture of one random colour with some noise."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 200, 3) + rng.integers(0, 56, (size, size, 3))
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def put(path: Path, data: bytes | None = None) -> None:
+    """Write a file, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jpeg(len(path.name)) if data is None else data)
+
+
+def read_all(source: Source, split: str, rows: int = 3) -> list[SourceItem]:
+    """All items of a split, read the way tasks do: by a copy of the source that was sent over."""
+    copy = pickle.loads(pickle.dumps(source))
+    return [item for chunk in source.chunks(split, rows) for item in copy.read(pickle.loads(pickle.dumps(chunk)))]
+
+
+def test_train_and_validation_folders(tmp_path: Path) -> None:
+    for name in ("train/b/1.jpg", "train/b/2.JPEG", "train/a/images/x.png", "train/a/y.jpg", "val/b/1.jpg"):
+        put(tmp_path / name, name.encode())
+    for name in ("train/a/.DS_Store", "train/a/Thumbs.db", "train/.hidden/1.jpg", "train/a/._y.jpg"):
+        put(tmp_path / name)
+    put(tmp_path / "train/a/notes.txt")
+    source = FolderSource(tmp_path)
+    assert source.classes == ("a", "b")
+    assert source.splits == {"train": 4, "validation": 1}
+    assert [(item.key, item.label, item.data) for item in read_all(source, "train")] == [
+        ("train/a/images/x.png", 0, b"train/a/images/x.png"),
+        ("train/a/y.jpg", 0, b"train/a/y.jpg"),
+        ("train/b/1.jpg", 1, b"train/b/1.jpg"),
+        ("train/b/2.JPEG", 1, b"train/b/2.JPEG"),
+    ]
+    assert [(item.key, item.label) for item in read_all(source, "validation")] == [("val/b/1.jpg", 1)]
+    assert source.notes == ("left out 1 files without an image's suffix",)
+
+
+def test_set_aside_images_do_not_move_when_one_is_added(tmp_path: Path) -> None:
+    for number in range(300):
+        put(tmp_path / f"{'ab'[number % 2]}/{number}.jpg", b"x")
+    before = FolderSource(tmp_path, 0.2)
+    assert set(before.splits) == {"train", "validation"}
+    assert sum(before.splits.values()) == 300
+    assert 30 <= before.splits["validation"] <= 90
+    put(tmp_path / "a/0000.jpg", b"x")
+    after = FolderSource(tmp_path, 0.2)
+    for split in before.splits:
+        kept = {item.key for item in read_all(before, split)}
+        assert {item.key for item in read_all(after, split)} - {"a/0000.jpg"} == kept
+    assert FolderSource(tmp_path, 0).splits == {"train": 301}
+
+
+def test_links_out_of_the_root_are_not_followed(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere/secret.jpg")
+    root = tmp_path / "root"
+    for name in ("a/1.jpg", "b/1.jpg"):
+        put(root / name)
+    (root / "a/inside.jpg").symlink_to(root / "b/1.jpg")
+    (root / "a/outside.jpg").symlink_to(tmp_path / "elsewhere/secret.jpg")
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    source = FolderSource(root, 0)
+    assert [item.key for item in read_all(source, "train")] == ["a/1.jpg", "a/inside.jpg", "b/1.jpg"]
+    assert len(source.notes) == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/train").symlink_to(root)
+    with pytest.raises(UserError, match="link out of"):
+        FolderSource(tmp_path / "other")
+
+
+def test_vanished_file_is_an_item_with_a_problem(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "b/1.jpg"):
+        put(tmp_path / name)
+    source = FolderSource(tmp_path, 0)
+    (tmp_path / "a/1.jpg").unlink()
+    first, second = read_all(source, "train")
+    assert "cannot be read" in first.problem
+    assert second.problem == ""
+
+
+def test_useless_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder at .*nowhere"):
+        FolderSource(tmp_path / "nowhere")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match=r"no images below it.*CLASS"):
+        FolderSource(tmp_path)
+    put(tmp_path / "1.jpg")
+    with pytest.raises(UserError, match="images lie in it directly"):
+        FolderSource(tmp_path)
+    put(tmp_path / "a/1.jpg")
+    with pytest.raises(UserError, match=r"one class only \(a\)"):
+        FolderSource(tmp_path)
+
+
+def test_validation_class_without_training_images_is_refused(tmp_path: Path) -> None:
+    for name in ("train/a/1.jpg", "train/b/1.jpg", "validation/a/1.jpg", "validation/zebra/1.jpg"):
+        put(tmp_path / name)
+    with pytest.raises(UserError, match="no training images: zebra"):
+        FolderSource(tmp_path)
+
+
+def write_parquet(
+    path: Path, count: int, names: list[str] | None = None, column: str = "image", **changes: Any
+) -> None:
+    """Rows whose bytes say which row they are; a new row group every 7 rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"bytes": f"{path.stem} {row}".encode(), "path": None} for row in range(count)]
+    columns = {column: images, "label": [row % 3 for row in range(count)], **changes}
+    table = pa.table(columns)
+    if names:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path, row_group_size=7)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7, 10, 100])
+@pytest.mark.parametrize("folder", ["", "data"])
+def test_parquet_rows_are_read_once_and_in_order(tmp_path: Path, rows: int, folder: str) -> None:
+    stems = ["train-00000-of-00002", "train-00001-of-00002-abc123", "test-00000-of-00001"]
+    for stem, count in zip(stems, (20, 9, 5), strict=True):
+        write_parquet(tmp_path / folder / f"{stem}.parquet", count, ["x", "y", "z"], column="img")
+    source = ParquetSource(tmp_path)
+    assert source.classes == ("x", "y", "z")
+    assert source.splits == {"train": 29, "validation": 5}
+    expected = [(f"{stem}/{row}", row % 3) for stem, count in zip(stems, (20, 9), strict=False) for row in range(count)]
+    items = read_all(source, "train", rows)
+    assert [(item.key, item.label) for item in items] == expected
+    assert [item.data.decode() for item in items] == [key.replace("/", " ") for key, _ in expected]
+    assert len(list(source.chunks("train", rows))) == -(-29 // rows)
+
+
+def test_validation_is_preferred_to_test(tmp_path: Path) -> None:
+    for name, count in (("train", 9), ("validation", 4), ("test", 5)):
+        write_parquet(tmp_path / f"{name}-00000-of-00001.parquet", count)
+    source = ParquetSource(tmp_path)
+    assert source.splits == {"train": 9, "validation": 4}
+    assert source.notes == ("left out 1 files of 'test'",)
+    assert source.classes == ("0", "1", "2")
+
+
+def test_single_file_is_the_training_set(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "photos.parquet", 9)
+    assert ParquetSource(tmp_path / "photos.parquet").splits == {"train": 9}
+    with pytest.raises(UserError, match=r"no training files .*photos"):
+        ParquetSource(tmp_path)
+
+
+def test_null_images_and_wrong_labels_are_items_with_a_problem(tmp_path: Path) -> None:
+    images = [{"bytes": b"0", "path": "a"}, {"bytes": None, "path": "b"}, None, {"bytes": b"3", "path": "d"}]
+    write_parquet(tmp_path / "train.parquet", 4, ["x", "y"], image=images, label=pa.array([0, 1, 1, -1], pa.int64()))
+    problems = [item.problem for item in read_all(ParquetSource(tmp_path), "train")]
+    assert problems[:3] == ["", "the row holds no image bytes", "the row holds no image bytes"]
+    assert "its label is -1, not one of 0..1" in problems[3]
+
+
+def test_useless_parquet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no Parquet file or folder at .*nowhere"):
+        ParquetSource(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"no \*\.parquet in"):
+        ParquetSource(tmp_path)
+    path = tmp_path / "train-00000-of-00001.parquet"
+    write_parquet(path, 3, column="picture")
+    with pytest.raises(UserError, match=r"needs an image column .*Its columns: picture: struct<.*>, label: int64"):
+        ParquetSource(tmp_path)
+    write_parquet(path, 3, label=["a", "b", "c"])
+    with pytest.raises(UserError, match=r"integer column .*label: string"):
+        ParquetSource(tmp_path)
+    path.write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(UserError, match="not a whole Parquet file"):
+        ParquetSource(tmp_path)
+
+
+def test_statistics_equal_those_of_the_decoded_pixels(tmp_path: Path) -> None:
+    """Two chunks of good images and one bad, against plain NumPy over everything the shards decode to."""
+    for number in range(7):
+        put(tmp_path / f"in/{'ab'[number % 2]}/{number}.jpg", jpeg(number, SIZE + number % 3))
+    put(tmp_path / "in/a/bad.jpg", jpeg(1)[:200])
+    source = FolderSource(tmp_path / "in", 0)
+    results = [
+        make_shard(source, chunk, tmp_path, f"{chunk.start}.arrow", SIZE, 95) for chunk in source.chunks("train", 5)
+    ]
+    assert [len(result.quarantined) for result in results] == [1, 0]
+    assert results[0].quarantined[0].key == "a/bad.jpg"
+    assert sum(result.labels for result in results).tolist() == [4, 3]  # type: ignore[union-attr]
+    found = combine(results)
+    assert combine(results[::-1]).rgb_covariance == found.rgb_covariance
+    pixels = []
+    for result in results:
+        assert result.info is not None
+        shard = Shard(tmp_path / result.info.file)
+        pixels += [np.asarray(decode(shard.image(row))) for row in range(len(shard))]
+    everything = np.stack(pixels).astype(np.float64)
+    assert len(everything) == 7
+    assert np.allclose(found.pixel_mean, everything.mean(axis=0), atol=1e-4)
+    colours = everything.reshape(-1, 3)
+    assert np.allclose(found.rgb_mean, colours.mean(axis=0), rtol=1e-12)
+    assert np.allclose(found.rgb_covariance, np.cov(colours.T, bias=True), rtol=1e-9)
+    vectors, values = np.array(found.rgb_eigenvectors), np.array(found.rgb_eigenvalues)
+    assert np.all(np.diff(values) >= 0)
+    assert np.allclose(vectors @ np.diag(values) @ vectors.T, found.rgb_covariance)
+    assert np.all(vectors[np.abs(vectors).argmax(axis=0), range(3)] > 0)
+
+
+def decode(data: np.ndarray) -> np.ndarray:
+    """As the data workers do."""
+    import simplejpeg
+
+    return simplejpeg.decode_jpeg(data, "RGB")
+
+
+def test_chunk_without_a_good_image_leaves_no_file(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "b/1.jpg"):
+        put(tmp_path / "in" / name, b"")
+    source = FolderSource(tmp_path / "in", 0)
+    (chunk,) = source.chunks("train", 10)
+    result = make_shard(source, chunk, tmp_path, "x.arrow", SIZE, 95)
+    assert result.info is None
+    assert [image.reason for image in result.quarantined] == ["the file is empty"] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_real_parquet_is_stored_byte_for_byte_once(tmp_path: Path) -> None:
+    folder = TEST_DATA / "tiny-imagenet-100"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: set ALEXNET_TEST_DATA to a folder that holds tiny-imagenet-100")
+    source = ParquetSource(folder)
+    assert source.splits == {"train": 50_000, "validation": 5_000}
+    assert len(source.classes) == 100
+    stored: Counter[tuple[str, int]] = Counter()
+    for number, chunk in enumerate(source.chunks("validation", 1800)):  # crosses row groups of 1,000
+        result = make_shard(source, chunk, tmp_path, f"{number}.arrow", 64, 95)
+        assert not result.quarantined
+        shard = Shard(tmp_path / f"{number}.arrow")
+        stored.update((hashlib.sha256(shard.image(row).data).hexdigest(), shard.label(row)) for row in range(len(shard)))
+    table = pq.read_table(folder / "validation-00000-of-00001.parquet")
+    rows = zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)
+    assert stored == Counter((hashlib.sha256(image["bytes"]).hexdigest(), label) for image, label in rows)
+    assert stored.total() == 5000
+
+
+def test_real_parquet_with_other_names(tmp_path: Path) -> None:
+    folder = TEST_DATA / "cifar10"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: set ALEXNET_TEST_DATA to a folder that holds cifar10")
+    source = ParquetSource(folder)
+    assert source.splits == {"train": 50_000, "validation": 10_000}
+    assert source.classes[0] == "airplane"
+    chunk = next(source.chunks("validation", 50))
+    assert len(list(source.read(chunk))) == 50
+    result = make_shard(source, chunk, tmp_path, "x.arrow", 48, 95)  # enlarged
+    assert result.info is not None
+    assert result.info.rows == 50

@@ -1,0 +1,56 @@
+"""The code of training against the plain reference: one process, two column processes, two replicas of two columns.
+
+float64 throughout. What is compared and why to 1e-12: see `tests.parity.cases`.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+
+from tests.parity.cases import CASES, Tree, assert_same, joined, run, run_columns, run_reference, run_replicas
+from tests.ranks import run_ranks
+
+
+@cache
+def expected(name: str) -> Tree:
+    return run_reference(CASES[name])
+
+
+@pytest.fixture(scope="module")
+def two_columns() -> list[dict[str, Tree]]:
+    """All cases in one pair of processes, because starting them takes longer than running them."""
+    return run_ranks(run_columns, 2, list(CASES))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_whole_network_in_one_process(name: str) -> None:
+    assert_same(run(CASES[name]), expected(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_share_the_columns(name: str, two_columns: list[dict[str, Tree]]) -> None:
+    assert_same(joined([rank[name] for rank in two_columns]), expected(name))
+
+
+def test_two_replicas_of_two_columns_with_half_the_batch_each() -> None:
+    ranks = run_ranks(run_replicas, 4, "complete")
+    first, second = joined(ranks[:2]), joined(ranks[2:])
+    whole: Tree = {}
+    for name, tensor in first.items():
+        if name.endswith("logits"):
+            whole[name] = torch.cat([tensor, second[name]])
+        elif name.endswith("sums"):
+            whole[name] = tensor + second[name]
+        else:
+            # Adding two numbers does not depend on their order, so two replicas stay equal bit by bit.
+            assert torch.equal(tensor, second[name]), f"the replicas drifted apart: {name}"
+            whole[name] = tensor
+    assert_same(whole, expected("complete"))
+
+
+def test_comparison_notices_a_difference_in_one_number() -> None:
+    wrong = {name: tensor.clone() for name, tensor in expected("complete").items()}
+    wrong["conv3 weights value"].view(-1)[7] *= 1 + 1e-6
+    with pytest.raises(AssertionError, match="conv3 weights value"):
+        assert_same(wrong, expected("complete"))

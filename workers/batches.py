@@ -1,0 +1,84 @@
+"""A column's side of the feed: batches fetched ahead in a thread, copied out of the object store, put on the device."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+from torch import Tensor
+
+from alexnet.step import Batch
+
+
+class Batches:
+    """The batches of one feed, in order, for one reader. Close it when done.
+
+    One batch waits here, and the thread may hold another, while the column computes on a third.
+    """
+
+    def __init__(self, feed: Any, reader: int, device: torch.device) -> None:
+        """feed: handle of a `Feed` actor that has been opened. reader: this column's number among its readers."""
+        self._feed, self._reader, self._device = feed, reader, device
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._fetch, name="batches", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Batch:
+        """Blocks until the next batch is here; raises what went wrong in making it."""
+        batch = self._ready.get()
+        if isinstance(batch, BaseException):
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _fetch(self) -> None:
+        try:
+            for batch in self._all():
+                while not self._closed.is_set():
+                    try:
+                        self._ready.put(batch, timeout=0.2)
+                        break
+                    except queue.Full:
+                        continue
+                if self._closed.is_set():
+                    return
+        except BaseException as error:  # whatever it is, the column's own thread must hear of it
+            if not self._closed.is_set():
+                self._ready.put(error)
+
+    def _all(self) -> Iterator[Batch]:
+        number = 0
+        while True:
+            [reference] = ray.get(self._feed.get.remote(number, self._reader))
+            # Views into the object store; the copy lets go of them before the next batch is asked for.
+            arrays = ray.get(reference)
+            batch = self._copy(arrays)
+            del arrays, reference
+            yield batch
+            number += 1
+
+    def _copy(self, arrays: dict[str, Any]) -> Batch:
+        def tensor(name: str) -> Tensor:
+            values: npt.NDArray[Any] = arrays[name]
+            # Arrays from the store are read-only, which torch cannot express; so the copy is made here.
+            return torch.from_numpy(np.array(values)).to(self._device, non_blocking=True)
+
+        def optional(name: str) -> Tensor | None:
+            return tensor(name) if name in arrays else None
+
+        return Batch(
+            images_BHWC=tensor("images"),
+            labels_B=tensor("labels"),
+            offsets_B2=tensor("offsets"),
+            mirror_B=optional("mirror"),
+            colour_BC=optional("colour"),
+            noisy_B=optional("noisy"),
+            keys_B=optional("keys"),
+        )

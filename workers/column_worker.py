@@ -1,0 +1,175 @@
+"""The column worker: the Ray actor that owns one column of one replica (or all columns, on a single GPU) and trains it."""
+
+import os
+import socket
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from alexnet.augment import Preprocess
+from alexnet.counter import VERSION as DRAWS_VERSION
+from alexnet.exchange import ColumnExchange, NoExchange
+from alexnet.network import AlexNet
+from alexnet.optimizer import PaperSGD
+from alexnet.schedule import make_schedule
+from alexnet.step import Step
+from configs.schema import Config
+from workers.batches import Batches
+from workers.checkpoint import Checkpoint, load
+from workers.data.manifest import Manifest, pixel_statistics
+from workers.loop import Loop
+from workers.mesh import Mesh
+from workers.program import Program
+
+
+class ColumnWorker:
+    """Owns columns of the network on one device. `train` or `evaluate` runs for long; the other methods answer meanwhile.
+
+    Start-up: rank 0 opens a store (`open_store`), every rank joins it (`join`), then all are told to train or evaluate.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh, rank: int) -> None:
+        self.config, self.mesh, self.rank = config, mesh, rank
+        self.name = mesh.name(rank)
+        self._store: dist.TCPStore | None = None
+        self._reports: list[dict[str, Any]] = []
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def about(self) -> dict[str, Any]:
+        """Who this is: name, process, Ray's id of the node, and the device that it computes on."""
+        device = (
+            torch.cuda.get_device_name()
+            if self.mesh.device == "cuda"
+            else f"{self.config.cluster.cpus_per_column} CPU thread(s)"
+        )
+        return {
+            "name": self.name,
+            "pid": os.getpid(),
+            "node_id": ray.get_runtime_context().get_node_id(),
+            "device": device,
+        }
+
+    def open_store(self, own: str) -> int:
+        """Open the store through which the ranks find each other, at this node's address; returns its port. Rank 0 only.
+
+        This process keeps it alive.
+        """
+        self._store = dist.TCPStore(own, 0, is_master=True, wait_for_workers=False, timeout=self._start_timeout())
+        return self._store.port
+
+    def join(self, own: str, address: str, port: int) -> None:
+        """Join the process group of all ranks, and make the mesh's groups.
+
+        own: this node's address in the cluster. address, port: of rank 0's store.
+        """
+        interface = _interface_of(own)
+        if interface:
+            # Host names that resolve to 127.0.1.1 (Debian's default) would otherwise lead gloo astray.
+            os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
+        if self.mesh.device == "cuda":
+            torch.cuda.set_device(0)  # the only one that Ray lets this actor see
+        store = self._store or dist.TCPStore(address, port, is_master=False, timeout=self._start_timeout())
+        timeout = timedelta(seconds=self.config.cluster.collective_timeout_seconds)
+        dist.init_process_group(
+            self.mesh.backend, store=store, rank=self.rank, world_size=self.mesh.size, timeout=timeout
+        )
+        shape = (self.mesh.replicas, self.mesh.processes_per_replica)
+        axes = init_device_mesh(self.mesh.device, shape, mesh_dim_names=("replica", "column"))
+        self._replica_group, self._column_group = axes.get_group("replica"), axes.get_group("column")
+        self._control_group = dist.new_group(backend="gloo", timeout=timeout)
+
+    def train(self, feed: Any, checkpoints: Path, start: Checkpoint | None) -> dict[str, Any]:
+        """Train from `start` (or from the beginning) to the end of the program, or until asked to stop.
+
+        feed: handle of this replica's `Feed`, opened at the same place. checkpoints: folder that all nodes see.
+        Returns `ended`, "finished" or "stopped"; `step`; and `errors` of the last evaluation.
+        """
+        return self._run(feed, checkpoints, start, train=True)
+
+    def evaluate(self, feed: Any, start: Checkpoint) -> dict[str, Any]:
+        """Test the network of a checkpoint on the validation set; returns as `train`."""
+        return self._run(feed, start.folder.parent, start, train=False)
+
+    def status(self, seen: int) -> list[dict[str, Any]]:
+        """Reports from number `seen` on."""
+        return self._reports[seen:]
+
+    def stop(self) -> None:
+        """Ask for a stop before the next item; all ranks agree on which that is."""
+        self._stop.set()
+
+    def _run(self, feed: Any, checkpoints: Path, start: Checkpoint | None, *, train: bool) -> dict[str, Any]:
+        # The number of threads belongs to the thread that computes, and an actor's methods run on several.
+        torch.set_num_threads(self.config.cluster.cpus_per_column)
+        config, device = self.config, torch.device(self.mesh.device)
+        folder = Path(config.data.path)
+        manifest = Manifest.load(folder)
+        alone = self.mesh.processes_per_replica == 1
+        model = AlexNet(
+            config.network,
+            first_column=self.mesh.first_column(self.rank),
+            columns=self.mesh.columns_per_process,
+            exchange=NoExchange() if alone else ColumnExchange(self._column_group),
+            seed=config.train.seed,
+        ).to(device)
+        optimizer = PaperSGD(model, config.optimizer) if train else None
+        schedule = make_schedule(config.schedule)
+        if start:
+            load(start, model, optimizer)
+            schedule.load(start.state["schedule"])
+        preprocess = Preprocess(config.augment, pixel_statistics(manifest, folder), config.network.input_size).to(
+            device
+        )
+        program = Program.of(
+            config,
+            train_rows=manifest.splits["train"].rows,
+            validation_rows=manifest.splits["validation"].rows,
+            replica=self.mesh.replica(self.rank),
+        )
+        loop = Loop(
+            config=config,
+            mesh=self.mesh,
+            rank=self.rank,
+            program=program,
+            step=Step(model, preprocess, optimizer, self._replica_group),
+            schedule=schedule,
+            batches=Batches(feed, self.mesh.place(self.rank), device),
+            group=self._control_group,
+            checkpoints=checkpoints,
+            facts={"dataset": manifest.fingerprint, "draws_version": DRAWS_VERSION, "seed": config.train.seed},
+            report=self._report,
+            asked_to_stop=self._stop.is_set,
+            steps_done=start.step if start else 0,
+            evaluated=start.evaluated if start else False,
+        )
+        try:
+            ended, errors = loop.train() if train else loop.evaluate()
+        finally:
+            loop.batches.close()
+        return {"ended": ended, "step": loop.steps_done, "errors": errors}
+
+    def _report(self, report: dict[str, Any]) -> None:
+        self._reports.append({**report, "seconds": time.monotonic() - self._started})
+
+    def _start_timeout(self) -> timedelta:
+        return timedelta(seconds=self.config.cluster.start_timeout_seconds)
+
+
+def _interface_of(address: str) -> str | None:
+    """Name of the network interface that has this IPv4 address."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.family == socket.AF_INET and entry.address == address for entry in addresses):
+            return name
+    return None

@@ -1,0 +1,1 @@
+"""The data path: pictures, shards, sample order, data workers and the feed. Imports no torch."""

@@ -1,0 +1,141 @@
+"""The training loop: when to train, test, report, save and stop. The mathematics of a step is `alexnet.step`."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from alexnet.exchange import ColumnExchange
+from alexnet.schedule import Plateau, Stages
+from alexnet.step import Step
+from configs.schema import Config
+from workers import checkpoint
+from workers.batches import Batches
+from workers.mesh import Mesh
+from workers.meters import Meter
+from workers.program import Item, Program
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """One process's walk through its program. Every rank walks the same number of items in step with the others."""
+
+    config: Config
+    mesh: Mesh
+    rank: int
+    program: Program
+    step: Step
+    schedule: Stages | Plateau
+    batches: Batches
+    group: dist.ProcessGroup
+    """All ranks, for tensors on the CPU."""
+    checkpoints: Path
+    facts: dict[str, Any]
+    """What a checkpoint records of the run beside its weights, such as the data set's fingerprint."""
+    report: Callable[[dict[str, Any]], None]
+    asked_to_stop: Callable[[], bool]
+    steps_done: int = 0
+    evaluated: bool = False
+    """Whether the evaluation that is due after `steps_done` updates has been done."""
+
+    def __post_init__(self) -> None:
+        self._training, self._testing = Meter(), Meter()
+        self._saved: tuple[int, bool] | None = None
+        self._errors: dict[str, Any] = {}
+
+    def train(self) -> tuple[Literal["finished", "stopped"], dict[str, Any]]:
+        """Go through what remains of the program, to its end or until all ranks agree to stop; saves either way.
+
+        Returns how it ended, and the errors of the last evaluation.
+        """
+        for item in self.program.items(step=self.steps_done, evaluated=self.evaluated):
+            if self._agreed_to_stop():
+                self._save()
+                return "stopped", self._errors
+            if item.request.split == "train":
+                self._train(item)
+            else:
+                self._test(item)
+            if self._save_is_due(item):
+                self._save()
+        self._save()
+        return "finished", self._errors
+
+    def evaluate(self) -> tuple[Literal["finished", "stopped"], dict[str, Any]]:
+        """One evaluation of the network as it is; nothing is saved."""
+        for item in self.program.evaluation(self.steps_done):
+            if self._agreed_to_stop():
+                return "stopped", {}
+            self._test(item)
+        return "finished", self._errors
+
+    def _train(self, item: Item) -> None:
+        rates = self.schedule.rates(self.program.epoch_at(item.step - 1))
+        with self._training.measure("steps"):
+            with self._training.measure("data"):
+                batch = next(self.batches)
+            self._training.add(self.step.train(batch, rates))
+        self.steps_done = item.step
+        self.evaluated = not self.program.evaluates_after(item.step)
+        if item.step % self.config.train.report_every_steps == 0 or not self.evaluated:
+            taken = self._take(self._training)
+            self.report({"kind": "train", **taken, "weights_rate": rates.weights, "biases_rate": rates.biases})
+            if not math.isfinite(taken["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {taken['loss']} at step {item.step}: training has diverged; lower the learning rates "
+                    "(schedule) or the initial weights (init_std). The last checkpoint is from before that"
+                )
+
+    def _test(self, item: Item) -> None:
+        if item.request.count:
+            self._testing.add(self.step.test(next(self.batches)))
+        if item.ends_evaluation:
+            self._errors = self._take(self._testing)
+            self.schedule.observe(self._errors["top1_error"])
+            self.evaluated = True
+            self.report({"kind": "evaluation", **self._errors})
+
+    def _take(self, meter: Meter) -> dict[str, Any]:
+        exchange = self.step.model.exchange
+        waited = exchange.seconds if isinstance(exchange, ColumnExchange) else 0.0
+        taken = meter.take(self.group, self.mesh.processes_per_replica, waited)
+        return {"step": self.steps_done, "epoch": self.program.epoch_at(self.steps_done), **taken}
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether any rank was asked to stop; all get the same answer before the same item."""
+        flag = torch.tensor([int(self.asked_to_stop())])
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
+        return bool(flag.item())
+
+    def _save_is_due(self, item: Item) -> bool:
+        every = self.config.checkpoint.every_steps
+        trained = item.request.split == "train"
+        return item.ends_evaluation or bool(trained and self.evaluated and every and item.step % every == 0)
+
+    def _save(self) -> None:
+        if self._saved == (self.steps_done, self.evaluated):
+            return
+        assert self.step.optimizer is not None
+        state = {
+            **self.facts,
+            "step": self.steps_done,
+            "evaluated": self.evaluated,
+            "samples": self.steps_done * self.config.train.batch_size,
+            "schedule": self.schedule.state(),
+            "errors": self._errors,
+        }
+        folder = checkpoint.save(
+            self.checkpoints,
+            self.step.model,
+            self.step.optimizer,
+            state,
+            writes=self.mesh.replica(self.rank) == 0,
+            keep=self.config.checkpoint.keep,
+            group=self.group,
+        )
+        self._saved = (self.steps_done, self.evaluated)
+        self.report({"kind": "checkpoint", "step": self.steps_done, "folder": str(folder)})

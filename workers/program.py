@@ -1,0 +1,103 @@
+"""The run as a sequence of items: train on this stretch, test on that one. A pure function of config and data set sizes.
+
+The feed and every column of a replica walk the same sequence, so that batches are made ahead of use across the edges of epochs
+and evaluations, and nobody has to tell anybody what comes next.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.schema import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A batch of one replica: images [start, start + count) of the training stream, or rows of the validation set."""
+
+    split: Literal["train", "validation"]
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One thing to do. `step` is the number of updates made when the item is done."""
+
+    step: int
+    request: Request
+    ends_evaluation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What one replica does in a run."""
+
+    batch_size: int
+    """Training images per update over all replicas."""
+    test_batch_size: int
+    """Images per replica and forward pass in testing."""
+    replicas: int
+    replica: int
+    train_rows: int
+    validation_rows: int
+    total_steps: int
+    evaluation_every: float | None
+    """In updates; null: only after the last."""
+
+    @classmethod
+    def of(cls, config: Config, *, train_rows: int, validation_rows: int, replica: int) -> "Program":
+        train, per_epoch = config.train, train_rows / config.train.batch_size
+        steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * per_epoch)
+        every = train.evaluate_every_epochs
+        return cls(
+            batch_size=train.batch_size,
+            test_batch_size=train.evaluate_batch_size,
+            replicas=config.cluster.replicas,
+            replica=replica,
+            train_rows=train_rows,
+            validation_rows=validation_rows,
+            total_steps=steps,
+            evaluation_every=None if every is None else every * per_epoch,
+        )
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether the validation set is tested once `step` updates have been made."""
+        if step == self.total_steps:
+            return True
+        if self.evaluation_every is None or step == 0:
+            return False
+        number = math.floor(step / self.evaluation_every + 1e-9)
+        return number > 0 and math.ceil(number * self.evaluation_every - 1e-9) == step
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs of the training set consumed by `step` updates."""
+        return step * self.batch_size / self.train_rows
+
+    def items(self, *, step: int, evaluated: bool) -> Iterator[Item]:
+        """What remains after `step` updates; `evaluated`: whether the evaluation that is due then has been done."""
+        if not evaluated and self.evaluates_after(step):
+            yield from self.evaluation(step)
+        each = self.batch_size // self.replicas
+        for done in range(step, self.total_steps):
+            start = done * self.batch_size + self.replica * each
+            yield Item(step=done + 1, request=Request(split="train", start=start, count=each))
+            if self.evaluates_after(done + 1):
+                yield from self.evaluation(done + 1)
+
+    def evaluation(self, step: int) -> Iterator[Item]:
+        """Tests on this replica's part of the validation set, each image once.
+
+        Every replica has the same number of items, the last of which may be empty, for all agree on whether to stop before
+        each item.
+        """
+        part = -(-self.validation_rows // self.replicas)
+        first = min(self.replica * part, self.validation_rows)
+        end = min(first + part, self.validation_rows)
+        starts = range(0, max(part, 1), self.test_batch_size)
+        for offset in starts:
+            start = min(first + offset, end)
+            count = min(self.test_batch_size, end - start)
+            request = Request(split="validation", start=start, count=count)
+            yield Item(step=step, request=request, ends_evaluation=offset == starts[-1])
