@@ -8,8 +8,12 @@ from cluster.signals import Interrupted
 from configs.errors import UserError
 
 
-def run_entry(command: Callable[[], int]) -> int:
-    """Run a command; 0 or its own code, 1 if it failed, 2 for wrong input, 128 + signal if it was interrupted."""
+def run_entry(command: Callable[[], int], *, if_interrupted: str = "") -> int:
+    """Run a command; 0 or its own code, 1 if it failed, 2 for wrong input, 128 + signal if it was interrupted.
+
+    if_interrupted: what that leaves behind, and how to go on.
+    """
+    told = f"interrupted: {if_interrupted}" if if_interrupted else "interrupted"
     try:
         return command()
     except UserError as error:
@@ -19,8 +23,8 @@ def run_entry(command: Callable[[], int]) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        print("interrupted", file=sys.stderr)
+        print(told, file=sys.stderr)
         return 128 + error.number
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(told, file=sys.stderr)
         return 130

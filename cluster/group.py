@@ -36,6 +36,7 @@ class WorkerGroup:
         self.data_workers: list[dict[str, Any]] = []
         self.about: list[dict[str, Any]] = []
         """Of each rank: name, pid, node (its address), device."""
+        self.data_pids: dict[str, int] = {}
         self._placement: PlacementGroup | None = None
 
     def __enter__(self) -> "WorkerGroup":
@@ -129,8 +130,9 @@ class WorkerGroup:
                     f"feed r{replica}", workers, window=cluster.window_batches, readers=plan.mesh.processes_per_replica
                 )
             )
-        waiting = [worker.pid.remote() for workers in self.data_workers for worker in workers.values()]
-        self._get(waiting, "data workers to start")
+        named = [item for workers in self.data_workers for item in workers.items()]
+        pids = self._get([worker.pid.remote() for _, worker in named], "data workers to start")
+        self.data_pids = {name: pid for (name, _), pid in zip(named, pids, strict=True)}
 
     def _open_feeds(self, start: Checkpoint | None, *, only_evaluation: bool = False) -> None:
         step, evaluated = (start.step, start.evaluated) if start else (0, False)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.failures import RunFailed
 from configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ STALL_SECONDS = 120.0
 log = logging.getLogger(__name__)
 
 
-class TooManyBadImages(UserError):  # noqa: N818 - says what happened
+class TooManyBadImages(RunFailed):
     """More images were unusable than the caller tolerates; nothing was committed."""
 
 

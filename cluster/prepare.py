@@ -4,16 +4,17 @@
 """
 
 import argparse
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.ingest import NAMED_BAD_IMAGES, TooManyBadImages, check_output, prepare
+from cluster.console import progress
+from cluster.entry import run_entry
+from cluster.ingest import NAMED_BAD_IMAGES, check_output, prepare
 from cluster.ray_session import ray_session
-from configs.errors import UserError
+from cluster.signals import StopSignals
 
 if TYPE_CHECKING:
     from workers.data.ingest import Source
@@ -37,27 +38,16 @@ interrupted run leaves no data set, and the same command starts again.
 exit codes: 0 done, 1 too many bad images, 2 wrong input, 130 interrupted
 """
 OBJECT_STORE_BYTES = 256 * 2**20  # holds the tasks' sums; images do not pass through it
-PLAIN_LINE_SECONDS = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = _parser().parse_args(argv)
-    try:
-        _run(args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, TooManyBadImages) else 2
-    except KeyboardInterrupt:
-        print(
-            f"\ninterrupted: there is no data set at {args.out} yet; the same command starts again",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+    again = f"there is no data set at {args.out} yet; the same command starts again"
+    return run_entry(lambda: _run(args), if_interrupted=again)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> int:
     from workers.data.sources import FolderSource, ParquetSource
 
     source: Source = (
@@ -66,9 +56,12 @@ def _run(args: argparse.Namespace) -> None:
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
     check_output(args.out, overwrite=args.overwrite)  # before Ray takes its seconds to start
-    with ray_session(args.address, num_cpus=args.workers, object_store_bytes=OBJECT_STORE_BYTES) as ray:
+    with (
+        StopSignals(),
+        ray_session(args.address, num_cpus=args.workers, object_store_bytes=OBJECT_STORE_BYTES) as ray,
+    ):
         started = time.monotonic()
-        with _progress() as on_progress:
+        with progress("preparing", unit="images") as on_progress:
             manifest = prepare(
                 source,
                 args.out,
@@ -83,48 +76,7 @@ def _run(args: argparse.Namespace) -> None:
             )
         seconds = time.monotonic() - started
     print(_summary(manifest, args.out, seconds))
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (images done, in all) that shows progress on stderr: a bar, or lines if it is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    started = time.monotonic()
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = [
-            TextColumn("images"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:,.0f}/s"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        ]
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=None, rate=0.0)
-
-            def show(done: int, total: int) -> None:
-                rate = done / max(time.monotonic() - started, 1e-9)
-                bar.update(task, completed=done, total=total, rate=rate)
-
-            yield show
-        return
-
-    last_line = started
-
-    def print_line(done: int, total: int) -> None:
-        nonlocal last_line
-        now = time.monotonic()
-        if now - last_line < PLAIN_LINE_SECONDS and done < total:
-            return
-        last_line = now
-        rate = done / max(now - started, 1e-9)
-        eta = f"{(total - done) / rate:.0f} s" if done else "unknown"
-        print(f"{done:,} of {total:,} images, {rate:,.0f}/s, ETA {eta}", file=sys.stderr, flush=True)
-
-    yield print_line
+    return 0
 
 
 def _summary(manifest: "Manifest", out: Path, seconds: float) -> str:

@@ -3,6 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,34 +28,76 @@ def ray_session(
 
     Raises UserError if no cluster answers at `address`.
     """
-    # No usage report leaves the machine. Must be set before ray is imported.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray 2.58 warns about a coming change to CUDA_VISIBLE_DEVICES of actors without GPUs; ours import no CUDA.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-    from ray.job_config import JobConfig
-
-    job_config = JobConfig(metadata=metadata or {})
-    if address is None:
-        settings: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard}
-        settings["object_store_memory"] = object_store_bytes
-        settings["dashboard_host"] = "127.0.0.1"
-        # Loopback: a private Ray has no business on the network, and laptops change address under way.
-        settings["_node_ip_address"] = "127.0.0.1"
-        # A cluster that happens to run on this machine is joined by --address only, never by accident.
-        settings["address"] = "local"
-    else:
-        settings = {"address": address}
-    try:
-        context = ray.init(job_config=job_config, logging_level=logging.WARNING, log_to_driver=False, **settings)
-    except ConnectionError as error:
-        raise UserError(
-            f"no Ray cluster answers at --address {address} ({error}). "
-            "Start one with `ray up ray_cluster.yaml` or `ray start --head`, or leave --address out to run on this machine alone."
-        ) from None
-    if address is None and dashboard:
-        print(f"Ray dashboard: http://{context.dashboard_url}", flush=True)
+    with _signals_delayed():
+        ray = _connect(address, num_cpus, object_store_bytes, dashboard, metadata or {})
     try:
         yield ray
     finally:
-        ray.shutdown()
+        with _signals_delayed(then_raise=False):
+            ray.shutdown()
+
+
+def _connect(
+    address: str | None, num_cpus: int | None, object_store_bytes: int | None, dashboard: bool, metadata: dict[str, str]
+) -> Any:
+    # These count only if they are set before ray is imported. No usage report leaves the machine:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # An actor's death is told in our own words, once; Ray's paragraph about it would stand beside that.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task")
+    # Ray 2.58 warns that actors without GPUs will see them all; ours import no CUDA.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        # Stay on loopback: nobody else has business with a private Ray, and laptops change address under way. The switch
+        # is named after the systems where this is the default.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+    from ray.job_config import JobConfig
+
+    settings: dict[str, Any] = {"address": address}
+    if address is None:
+        settings = {
+            # A cluster that happens to run on this machine is joined by --address only, never by accident.
+            "address": "local",
+            "num_cpus": num_cpus,
+            "object_store_memory": object_store_bytes,
+            "include_dashboard": dashboard,
+            "dashboard_host": "127.0.0.1",
+        }
+    try:
+        context = ray.init(
+            job_config=JobConfig(metadata=metadata), logging_level=logging.WARNING, log_to_driver=False, **settings
+        )
+    except ConnectionError as error:
+        raise UserError(
+            f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}). Start one with `ray up "
+            "ray_cluster.yaml` or `ray start --head`, or leave --address out to run on this machine alone."
+        ) from None
+    if address is None and dashboard:
+        print(f"Ray dashboard: http://{context.dashboard_url}", flush=True)
+    return ray
+
+
+@contextlib.contextmanager
+def _signals_delayed(then_raise: bool = True) -> Iterator[None]:
+    """Keep stop signals waiting: a start or an end of Ray that is cut short leaves processes behind.
+
+    then_raise: whether what came in the meantime is delivered afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        if not pressed:
+            print("\nstopping, as soon as Ray lets go", file=sys.stderr, flush=True)
+        pressed.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if pressed and then_raise:
+        signal.raise_signal(pressed[0])

@@ -70,6 +70,8 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
     with WorkerGroup(plan) as group, RunConsole(plan.program().total_steps) as console:
         for about in group.about:
             console.message(f"{about['name']}: pid {about['pid']} on {about['node']}, {about['device']}")
+        for name, pid in group.data_pids.items():
+            console.message(f"{name}: pid {pid}")
         signals.gentle = True
 
         def on_report(report: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Combinations that the types cannot rule out, each with its path and what to change."""
 
 import itertools
+import re
 from collections.abc import Iterator
 
 from configs.geometry import layers, share
@@ -19,6 +20,14 @@ def _network(network: Network) -> Iterator[tuple[str, str]]:
     shared = set(network.convs) & set(network.denses)
     for name in sorted(shared | ({"classifier"} & ({*network.convs} | {*network.denses}))):
         yield f"network.denses.{name}", "is the name of another layer too; rename one of them"
+    for section, names in (("convs", network.convs), ("denses", network.denses)):
+        for name in names:
+            # Names become parts of parameters' names, next to those of norms and dropout.
+            if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name.endswith(("_lrn", "_dropout")):
+                yield (
+                    f"network.{section}.{name}",
+                    "is no name for a layer; take letters, digits and _, a letter first, and no _lrn or _dropout last",
+                )
     uneven = False
     for name, conv in network.convs.items():
         path = f"network.convs.{name}"

@@ -29,14 +29,17 @@ class ColumnwiseLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        parts = zip(*(part.chunk(self.columns, d) for part, d in ((x_BD, 1), (self.weight, 0), (self.bias, 0))), strict=True)
+        parts = zip(
+            *(part.chunk(self.columns, d) for part, d in ((x_BD, 1), (self.weight, 0), (self.bias, 0))), strict=True
+        )
         return torch.cat([F.linear(x, weight, bias) for x, weight, bias in parts], dim=1)
 
 
 class Reference(nn.Module):
     """The whole network of a config, float64, without weights of its own: `copy_weights` brings them.
 
-    Shapes are found by pushing an image of zeros through the layers as they are added, not by a formula.
+    Shapes are found by pushing an image of zeros through the layers as they are added, not by a formula. Raises ValueError if a
+    window is larger than what it slides over.
     """
 
     def __init__(self, network: Network) -> None:
@@ -73,6 +76,7 @@ class Reference(nn.Module):
         return cast(Tensor, self.layers["classifier"](x))
 
     def _conv(self, name: str, conv: Conv, x: Tensor) -> Tensor:
+        _must_fit(conv.kernel, x.shape[-1] + 2 * conv.padding)
         # As many zeros at the right and the bottom as make the last, hanging window whole.
         missing = -(x.shape[-1] + 2 * conv.padding - conv.kernel) % conv.stride
         x = self.layers[name](F.pad(x, (0, missing, 0, missing)))
@@ -80,10 +84,13 @@ class Reference(nn.Module):
             if step == "activation":
                 x = self._activation(x)
             elif step == "pool":
+                _must_fit(self.network.pool.size, x.shape[-1])
                 x = nn.MaxPool2d(self.network.pool.size, self.network.pool.stride, ceil_mode=True)(x)
             elif step == "lrn":
                 assert self.network.lrn is not None
-                x = torch.cat([norm_over_maps(self.network.lrn, own) for own in x.chunk(self.network.columns, 1)], dim=1)
+                x = torch.cat(
+                    [norm_over_maps(self.network.lrn, own) for own in x.chunk(self.network.columns, 1)], dim=1
+                )
             else:
                 assert self.network.spatial_lrn is not None
                 x = norm_over_positions(self.network.spatial_lrn, x)
@@ -106,6 +113,12 @@ class Reference(nn.Module):
             own.copy_(parameter)
             copied += 1
         assert copied == len(list(self.parameters()))
+
+
+def _must_fit(window: int, side: int) -> None:
+    # torch itself takes some of these, and pads.
+    if window > side:
+        raise ValueError(f"a window of {window} on {side} positions")
 
 
 def norm_over_maps(settings: ResponseNorm, x_BCHW: Tensor) -> Tensor:

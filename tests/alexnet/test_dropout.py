@@ -101,7 +101,7 @@ def test_network_in_testing_form_halves_the_units_outputs() -> None:
     with torch.no_grad():
         for layer, kind, parameter in halved.parameter_layers():
             if layer == "classifier" and kind == "weights":
-                parameter *= 0.5
+                parameter.mul_(0.5)
         images = torch.randn(3, 3, 6, 6, generator=torch.Generator().manual_seed(2))
         assert torch.equal(model(images), halved(images))
         assert not torch.equal(model(images), AlexNet(plain)(images))

@@ -105,6 +105,16 @@ def test_a_shard_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_writing_a_shard_anew_does_not_touch_one_that_is_open(tmp_path: Path) -> None:
+    """A mapped file that is overwritten in place changes, or kills its readers; a replaced one does not."""
+    path = tmp_path / "a.arrow"
+    write_shard(path, records(5))
+    before = Shard(path)
+    write_shard(path, records(2, start=50))
+    assert [before.image(row).tobytes() for row in range(5)] == [row.image for row in records(5)]
+    assert len(Shard(path)) == 2
+
+
 def test_same_rows_give_the_same_file(tmp_path: Path) -> None:
     first, second = (write_shard(tmp_path / name, records(600)) for name in ("a.arrow", "b.arrow"))
     assert first.sha256 == second.sha256
@@ -143,6 +153,19 @@ def test_no_flipped_byte_anywhere_reads_outside_the_file(tmp_path: Path) -> None
             refused += 1
         flip_byte(path, position)
     assert refused > sum(len(row.image) for row in rows)
+
+
+@pytest.mark.parametrize("column", ["key", "image"])
+def test_damaged_offsets_are_refused(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "a.arrow"
+    rows = records(3)
+    write_shard(path, rows)
+    lengths = [len(row.image) if column == "image" else len(row.key.encode()) for row in rows]
+    offsets = np.cumsum([0, *lengths]).astype(np.int64 if column == "image" else np.int32)
+    start = path.read_bytes().index(offsets.tobytes())
+    flip_byte(path, start + offsets.nbytes - 2)  # the last row now ends far behind the file's end
+    with pytest.raises(CorruptShardError, match="offsets are damaged"):
+        Shard(path)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "other"])
@@ -202,7 +225,7 @@ def test_damaged_image_is_refused_by_decode_and_by_checksums(tmp_path: Path) -> 
     flip_byte(path, path.read_bytes().index(jpeg(7)) + 400)
     buffer = np.zeros((SIZE, SIZE, 3), np.uint8)
     dataset = Dataset(tmp_path, "train")
-    with pytest.raises(CorruptShardError, match=r"train-00002-of-00003\.arrow.* row 1 .*'image 7'"):
+    with pytest.raises(CorruptShardError, match=r"train-00002-of-00003\.arrow.* row 1 .*'image 7'.*checksum differs"):
         dataset.decode_into(7, buffer)
     assert not buffer.any()
     dataset.decode_into(6, buffer)

@@ -259,7 +259,9 @@ def test_real_parquet_is_stored_byte_for_byte_once(tmp_path: Path) -> None:
         result = make_shard(source, chunk, tmp_path, f"{number}.arrow", 64, 95)
         assert not result.quarantined
         shard = Shard(tmp_path / f"{number}.arrow")
-        stored.update((hashlib.sha256(shard.image(row).data).hexdigest(), shard.label(row)) for row in range(len(shard)))
+        stored.update(
+            (hashlib.sha256(shard.image(row).data).hexdigest(), shard.label(row)) for row in range(len(shard))
+        )
     table = pq.read_table(folder / "validation-00000-of-00001.parquet")
     rows = zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)
     assert stored == Counter((hashlib.sha256(image["bytes"]).hexdigest(), label) for image, label in rows)

@@ -24,8 +24,19 @@ from alexnet.schedule import Stages
 from alexnet.step import Batch, Step
 from configs.loader import load
 from configs.schema import (
-    Augment, Classifier, ColourNoise, Conv, Dense, LayerRates, Network, Optimizer, Pool, ResponseNorm, Stage, StageSchedule,
-)  # fmt: skip
+    Augment,
+    Classifier,
+    ColourNoise,
+    Conv,
+    Dense,
+    LayerRates,
+    Network,
+    Optimizer,
+    Pool,
+    ResponseNorm,
+    Stage,
+    StageSchedule,
+)
 from tests import reference
 
 Tree = dict[str, Tensor]
@@ -59,7 +70,9 @@ def _complete(**changes: Any) -> Network:
         pool=Pool(size=3, stride=2),
         convs={
             "conv1": Conv(maps=8, kernel=5, stride=3, then=("lrn", "pool", "activation"), init_std=0.01),
-            "conv2": Conv(maps=12, kernel=3, padding=1, then=("activation", "lrn", "spatial_lrn"), init_std=0.2, init_bias=0.5),
+            "conv2": Conv(
+                maps=12, kernel=3, padding=1, then=("activation", "lrn", "spatial_lrn"), init_std=0.2, init_bias=0.5
+            ),
             "conv3": Conv(maps=16, kernel=3, padding=1, sees="all", init_std=0.1),
             "conv4": Conv(maps=12, kernel=3, padding=1, then=("pool", "activation"), init_std=0.1, init_bias=0.3),
         },
@@ -154,9 +167,7 @@ def mean_image(case: Case) -> Any:
 
 
 def _batch(drawn: Drawn, rows: slice) -> Batch:
-    arrays = {
-        field.name: np.ascontiguousarray(getattr(drawn, field.name)[rows]) for field in dataclasses.fields(drawn)
-    }
+    arrays = {field.name: np.ascontiguousarray(getattr(drawn, field.name)[rows]) for field in dataclasses.fields(drawn)}
     arrays["keys_B"] = arrays["keys_B"].view(np.int64)
     return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
@@ -209,7 +220,9 @@ def run_reference(case: Case) -> Tree:
     steps = {(layer, kind): torch.zeros_like(parameter) for layer, kind, parameter in initial}
 
     def images(drawn: Drawn, **training: Any) -> Tensor:
-        array = reference.preprocessed(drawn.images_BHWC, mean_image(case), drawn.offsets_B2, mean=case.mean, **training)
+        array = reference.preprocessed(
+            drawn.images_BHWC, mean_image(case), drawn.offsets_B2, mean=case.mean, **training
+        )
         return torch.from_numpy(array)
 
     def training(drawn: Drawn) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Each column's gradients must be those of the one loss that all columns compute together, neither more nor less.
 
-Two ways of writing the loss look right, give the right loss, and make every gradient as many times too large as there are columns.
-They are put in here on purpose: a check that they pass is no check.
+Two ways of writing the loss look right, give the right loss, and make every gradient as many times too large as there are
+columns. They are put in here on purpose: a check that they pass is no check.
 """
 
 from collections.abc import Callable

@@ -249,9 +249,7 @@ class ParquetSource:
             columns = [f"{self._image}.bytes", self._label]
             row = starts[groups[0]]
             for batch in file.iter_batches(READ_ROWS, groups, columns, use_threads=False):
-                # Not StructArray.field, which ignores that the struct itself may be null.
-                images = pc.struct_field(batch.column(self._image), "bytes")
-                labels = batch.column(self._label)
+                images, labels = batch.column(self._image).field("bytes"), batch.column(self._label)
                 for index in range(max(first - row, 0), min(last - row, batch.num_rows)):
                     yield self._item(f"{path.stem}/{row + index}", images[index].as_py(), labels[index].as_py())
                 row += batch.num_rows
