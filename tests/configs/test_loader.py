@@ -277,7 +277,7 @@ def test_all_mistakes_in_one_message(small: Path) -> None:
         "train.sed=1",
         "optimizer.momentum=2",
         "schedule.stages.0.weigths=3",
-        "network.convs.conv1.then=[activation, pol]",
+        "network.convs.conv1.then=[pol, activation, pul]",
         "network.convs.conv2.maps=7",
         "network.denses={fc: {units: 9}}",
         "schedule.stages.0.layers={conv9: {weights: 1}}",
@@ -285,7 +285,8 @@ def test_all_mistakes_in_one_message(small: Path) -> None:
     )
     paths = [line.split(":")[0] for line in lines[1:]]
     assert sorted(paths) == [
-        "network.convs.conv1.then.1",
+        "network.convs.conv1.then.0",
+        "network.convs.conv1.then.2",
         "network.convs.conv2.maps",
         "network.denses.fc.units",
         "nonsense",

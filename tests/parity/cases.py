@@ -266,15 +266,16 @@ def _sums(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     return torch.stack([torch.tensor(float(len(labels_B)), dtype=torch.float64), loss, top1, top5])
 
 
-def run_columns(rank: int, names: list[str]) -> dict[str, Tree]:
-    """One of the processes that share the columns of one replica, for each of the named cases."""
+def run_columns(rank: int, names: list[str]) -> dict[str, tuple[Tree, int]]:
+    """One of the processes that share the columns of one replica, for each of the named cases; and the floats that it sent."""
     world = dist.group.WORLD
     assert world is not None
     out = {}
     for name in names:
         columns = CASES[name].network.columns // world.size()
         exchange = ColumnExchange(world)
-        out[name] = run(CASES[name], first_column=rank * columns, columns=columns, exchange=exchange)
+        tree = run(CASES[name], first_column=rank * columns, columns=columns, exchange=exchange)
+        out[name] = tree, exchange.floats_sent
     return out
 
 

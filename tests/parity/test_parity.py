@@ -8,7 +8,8 @@ from functools import cache
 import pytest
 import torch
 
-from tests.parity.cases import CASES, Tree, assert_same, joined, run, run_columns, run_reference, run_replicas
+from configs.geometry import layers
+from tests.parity.cases import CASES, IMAGES, Tree, assert_same, joined, run, run_columns, run_reference, run_replicas
 from tests.ranks import run_ranks
 
 
@@ -18,7 +19,7 @@ def expected(name: str) -> Tree:
 
 
 @pytest.fixture(scope="module")
-def two_columns() -> list[dict[str, Tree]]:
+def two_columns() -> list[dict[str, tuple[Tree, int]]]:
     """All cases in one pair of processes, because starting them takes longer than running them."""
     return run_ranks(run_columns, 2, list(CASES))
 
@@ -29,8 +30,17 @@ def test_whole_network_in_one_process(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_share_the_columns(name: str, two_columns: list[dict[str, Tree]]) -> None:
-    assert_same(joined([rank[name] for rank in two_columns]), expected(name))
+def test_two_processes_share_the_columns(name: str, two_columns: list[dict[str, tuple[Tree, int]]]) -> None:
+    assert_same(joined([rank[name][0] for rank in two_columns]), expected(name))
+
+
+def test_floats_sent_are_those_of_the_layer_table(two_columns: list[dict[str, tuple[Tree, int]]]) -> None:
+    """Per image, the layers' exchanges once forward and once backward, 3 numbers for the loss and 2 for the rank."""
+    case = CASES["original in the small"]
+    exchanged = sum(layer.exchanged_floats for layer in layers(case.network))
+    # Besides the updates there are two forward passes without a loss, and a test.
+    per_image = case.updates * (2 * exchanged + 5) + 2 * exchanged + exchanged + 5
+    assert [rank["original in the small"][1] for rank in two_columns] == [IMAGES * per_image] * 2
 
 
 def test_two_replicas_of_two_columns_with_half_the_batch_each() -> None:

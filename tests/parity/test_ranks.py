@@ -1,4 +1,4 @@
-"""The helper that the tests with several processes rest on: failures come back, and nobody waits for ever."""
+"""What the tests with several processes rest on: failures come back, and nobody waits for ever."""
 
 import time
 

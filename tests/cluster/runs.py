@@ -1,0 +1,102 @@
+"""Real runs of `python -m cluster.train` as people start them, in a process group of their own, for tests that disturb them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PROJECT = Path(__file__).parents[2]
+SMALL = Path(__file__).with_name("small.yaml")
+
+
+class Run:
+    """`python -m cluster.train small.yaml name=NAME ...` in `folder`, whose runs share one data set."""
+
+    def __init__(
+        self, folder: Path, name: str, *settings: str, module: str = "train", arguments: tuple[str, ...] = ()
+    ) -> None:
+        self.folder = folder / "runs" / name
+        self.output = folder / f"{name}-{time.monotonic_ns()}.txt"
+        command = [sys.executable, "-m", f"cluster.{module}"]
+        command += list(arguments) or [str(SMALL), f"name={name}", *settings]
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(PROJECT), "NO_COLOR": "1", "COLUMNS": "200"},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(encoding="utf-8")
+
+    def finish(self, seconds: float = 180) -> int:
+        """Wait for its end; returns the exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill_tree()
+            raise AssertionError(f"did not end within {seconds} s:\n{self.text}") from None
+
+    def wait_for_step(self, step: int, seconds: float = 120) -> None:
+        """Wait until the log tells of an update of at least this number."""
+        end = time.monotonic() + seconds
+        while self.last_step() < step:
+            assert self.process.poll() is None, f"ended before step {step}:\n{self.text}"
+            assert time.monotonic() < end, f"no step {step} within {seconds} s:\n{self.text}"
+            time.sleep(0.05)
+
+    def last_step(self) -> int:
+        log = self.folder / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+    def pid_of(self, actor: str) -> int:
+        """Process of an actor, as the run itself says at its start."""
+        found = re.search(rf"^{re.escape(actor)}: pid (\d+)", self.text, re.MULTILINE)
+        assert found, f"no pid of {actor} in:\n{self.text}"
+        return int(found[1])
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def interrupt(self) -> None:
+        """Ctrl-C as a terminal sends it: SIGINT to the whole foreground process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill_tree(self) -> None:
+        """kill -9 of the driver and every process below it, at once."""
+        for process in [*self.descendants(), psutil.Process(self.process.pid)]:
+            if process.is_running():
+                process.kill()
+        self.process.wait()
+
+    def result(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+        return content
+
+    def weights(self, step: int | None = None) -> list[str]:
+        """SHA-256 of the files of the newest checkpoint (or the one at a step): weights and momentum, bit for bit."""
+        folders = sorted((self.folder / "checkpoints").glob("step-*" if step is None else f"step-{step:08d}*"))
+        state = json.loads((folders[-1] / "state.json").read_text(encoding="utf-8"))
+        return [file["sha256"] for file in state["files"]]
+
+
+def alive(processes: list[psutil.Process], within_seconds: float = 5.0) -> list[str]:
+    """Command lines of those that still run after a while."""
+    _, left = psutil.wait_procs(processes, timeout=within_seconds)
+    return [
+        " ".join(process.cmdline())[:120]
+        for process in left
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]
