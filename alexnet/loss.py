@@ -23,7 +23,7 @@ class _ClassParallelCrossEntropy(torch.autograd.Function):
         shifted_BC = logits_BC - largest_B[:, None]
         exponentials_BC = shifted_BC.exp()
         own_B, local_B = _own(targets_B, first_class, logits_BC.shape[1])
-        target_logit_B = shifted_BC.gather(1, local_B[:, None])[:, 0] * own_B
+        target_logit_B = torch.where(own_B, shifted_BC.gather(1, local_B[:, None])[:, 0], 0.0)
         sums_2B = exchange.sum(torch.stack([exponentials_BC.sum(dim=1), target_logit_B]))
         probabilities_BC = exponentials_BC / sums_2B[0][:, None]
         ctx.save_for_backward(probabilities_BC, own_B, local_B)
@@ -67,7 +67,7 @@ def target_rank(logits_BC: Tensor, targets_B: Tensor, *, first_class: int, excha
     """
     classes = logits_BC.shape[1]
     own_B, local_B = _own(targets_B, first_class, classes)
-    mine_B = torch.where(own_B, logits_BC.gather(1, local_B[:, None])[:, 0], torch.zeros_like(logits_BC[:, 0]))
+    mine_B = torch.where(own_B, logits_BC.gather(1, local_B[:, None])[:, 0], 0.0)
     target_logit_B1 = exchange.sum(mine_B)[:, None]
     numbers_C = torch.arange(first_class, first_class + classes, device=logits_BC.device)
     not_after = (logits_BC == target_logit_B1) & (numbers_C >= targets_B[:, None])

@@ -48,10 +48,8 @@ class Step:
         self.model, self.preprocess, self.optimizer = model, preprocess, optimizer
         self.forward: AlexNet | DistributedDataParallel = model
         if replica_group is not None and replica_group.size() > 1 and optimizer is not None:
-            # Buffers hold no state of training. Replicas start equal, being made from the same seed or checkpoint.
-            self.forward = DistributedDataParallel(
-                model, process_group=replica_group, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            # Replicas start equal, being made from the same seed or checkpoint.
+            self.forward = DistributedDataParallel(model, process_group=replica_group, gradient_as_bucket_view=True)
 
     def train(self, batch: Batch, rates: Rates) -> Tensor:
         """Update the weights; returns the `sums` of this replica's images before the update."""

@@ -41,7 +41,7 @@ def run_evaluation(
         verify(config)
         with ray_session(
             address,
-            num_cpus=local_cpus(plan),
+            num_cpus=local_cpus(plan) if address is None else None,
             object_store_bytes=plan.object_store_bytes,
             metadata={"run": config.name},
         ) as ray:

@@ -4,9 +4,12 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
@@ -46,10 +49,14 @@ def _connect(
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task")
     # Ray 2.58 warns that actors without GPUs will see them all; ours import no CUDA.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Batches that every column has copied leave the object store at once, not with the next second's sweep.
+    os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
     if address is None:
         # Stay on loopback: nobody else has business with a private Ray, and laptops change address under way. The switch
         # is named after the systems where this is the default.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if address is not None:
+        _check_answers(address)
     import ray
     from ray.job_config import JobConfig
 
@@ -68,13 +75,33 @@ def _connect(
             job_config=JobConfig(metadata=metadata), logging_level=logging.WARNING, log_to_driver=False, **settings
         )
     except ConnectionError as error:
-        raise UserError(
-            f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}). Start one with `ray up "
-            "ray_cluster.yaml` or `ray start --head`, or leave --address out to run on this machine alone."
-        ) from None
+        raise _no_cluster(address, error) from None
     if address is None and dashboard:
         print(f"Ray dashboard: http://{context.dashboard_url}", flush=True)
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError if nobody listens there; Ray itself would try for minutes."""
+    if address == "auto":
+        # Where Ray itself looks for "auto"; the file outlives a cluster that was killed.
+        current = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")
+        there = os.environ.get("RAY_ADDRESS") or (current.read_text().strip() if current.is_file() else "")
+        if not there:
+            raise _no_cluster(address, LookupError("none was started on this machine"))
+        address = there
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str | None, error: Exception) -> UserError:
+    return UserError(
+        f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}). Start one with "
+        "`ray start --head`, or leave --address out to run on this machine alone."
+    )
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def run_training(config_path: str | None, settings: Iterable[str], *, plan_only:
             verify(config)
         with ray_session(
             address,
-            num_cpus=local_cpus(plan),
+            num_cpus=local_cpus(plan) if address is None else None,
             object_store_bytes=plan.object_store_bytes,
             dashboard=config.cluster.dashboard,
             metadata={"run": config.name},

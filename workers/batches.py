@@ -41,17 +41,20 @@ class Batches:
     def _fetch(self) -> None:
         try:
             for batch in self._all():
-                while not self._closed.is_set():
-                    try:
-                        self._ready.put(batch, timeout=0.2)
-                        break
-                    except queue.Full:
-                        continue
+                self._put(batch)
                 if self._closed.is_set():
                     return
         except BaseException as error:  # whatever it is, the column's own thread must hear of it
-            if not self._closed.is_set():
-                self._ready.put(error)
+            self._put(error)
+
+    def _put(self, item: Batch | BaseException) -> None:
+        """Wait for room, unless closed."""
+        while not self._closed.is_set():
+            try:
+                self._ready.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
 
     def _all(self) -> Iterator[Batch]:
         number = 0

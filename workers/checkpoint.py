@@ -107,7 +107,7 @@ def save(
             content = {**state, "version": VERSION, "shapes": shapes, "files": [file for file in files if file]}
             _commit(folder / "state.json", content)
             _prune(root, keep, newest=folder)
-    except OSError as error:
+    except (OSError, UserError) as error:  # UserError: one of the others turns out to be damaged
         problem = str(error)
     _agree(problem, group)
     return folder

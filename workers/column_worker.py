@@ -151,8 +151,7 @@ class ColumnWorker:
             facts={"dataset": manifest.fingerprint, "draws_version": DRAWS_VERSION, "seed": config.train.seed},
             report=self._report,
             asked_to_stop=self._stop.is_set,
-            steps_done=start.step if start else 0,
-            evaluated=start.evaluated if start else False,
+            start=start,
         )
         try:
             ended, errors = loop.train() if train else loop.evaluate()

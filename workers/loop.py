@@ -38,14 +38,17 @@ class Loop:
     """What a checkpoint records of the run beside its weights, such as the data set's fingerprint."""
     report: Callable[[dict[str, Any]], None]
     asked_to_stop: Callable[[], bool]
-    steps_done: int = 0
-    evaluated: bool = False
-    """Whether the evaluation that is due after `steps_done` updates has been done."""
+    start: checkpoint.Checkpoint | None = None
+    """Where the run goes on from; the weights have been loaded from it."""
 
     def __post_init__(self) -> None:
+        self.steps_done = self.start.step if self.start else 0
+        self.evaluated = self.start.evaluated if self.start else False
+        """Whether the evaluation that is due after `steps_done` updates has been done."""
         self._training, self._testing = Meter(), Meter()
-        self._saved: tuple[int, bool] | None = None
-        self._errors: dict[str, Any] = {}
+        # A checkpoint that is there already is not made again: that would begin by removing it.
+        self._saved = (self.steps_done, self.evaluated) if self.start else None
+        self._errors: dict[str, Any] = dict(self.start.state["errors"]) if self.start else {}
 
     def train(self) -> tuple[Literal["finished", "stopped"], dict[str, Any]]:
         """Go through what remains of the program, to its end or until all ranks agree to stop; saves either way.
@@ -103,6 +106,7 @@ class Loop:
         exchange = self.step.model.exchange
         waited = exchange.seconds if isinstance(exchange, ColumnExchange) else 0.0
         taken = meter.take(self.group, self.mesh.processes_per_replica, waited)
+        self._training.leave_out_exchange(waited)
         return {"step": self.steps_done, "epoch": self.program.epoch_at(self.steps_done), **taken}
 
     def _agreed_to_stop(self) -> bool:

@@ -34,6 +34,10 @@ class Meter:
     def add(self, sums: Tensor) -> None:
         self.sums = sums if self.sums is None else self.sums + sums
 
+    def leave_out_exchange(self, exchange_seconds: float) -> None:
+        """What the exchange has waited up to now, its running total, is no part of the steps to come: an evaluation's, say."""
+        self._exchange_before = exchange_seconds
+
     def take(self, group: dist.ProcessGroup, processes_per_replica: int, exchange_seconds: float) -> dict[str, Any]:
         """What was measured since the last call, over all replicas; every rank calls it.
 
@@ -56,7 +60,7 @@ class Meter:
             taken["images_per_second"] = images / self.seconds["steps"]
             taken["data_wait"] = self.seconds["data"] / self.seconds["steps"]
             taken["exchange_wait"] = (exchange_seconds - self._exchange_before) / self.seconds["steps"]
-        self._exchange_before = exchange_seconds
+        self.leave_out_exchange(exchange_seconds)
         self.seconds = dict.fromkeys(self.seconds, 0.0)
         self.sums = None
         return taken

@@ -49,7 +49,8 @@ class Program:
     @classmethod
     def of(cls, config: Config, *, train_rows: int, validation_rows: int, replica: int) -> "Program":
         train, per_epoch = config.train, train_rows / config.train.batch_size
-        steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * per_epoch)
+        # 90 times 41.7 is 3753 and a little in floats; that little is no step.
+        steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * per_epoch - 1e-9)
         every = train.evaluate_every_epochs
         return cls(
             batch_size=train.batch_size,

@@ -16,6 +16,8 @@ from workers.program import Item, Program, Request
 
 MOST_TRIES = 40
 """Times a batch is asked for before the feed gives up; with the pauses between, time enough for a worker's restart."""
+RESTART_SECONDS = 10.0
+"""How long a worker that died counts as dead: others are preferred, and it is not reported again."""
 
 
 class Feed:
@@ -33,6 +35,8 @@ class Feed:
         self._items: Iterator[Item] = iter(())
         self._made: dict[int, asyncio.Task[Any]] = {}
         self._next = 0
+        self._ended = False
+        self._moved = asyncio.Event()
         self._messages: list[str] = []
         self._died_at: dict[str, float] = {}
         self._counts = {"batches": 0, "decoded": 0, "repeated": 0, "batches_held": 0, "seconds_decoding": 0.0}
@@ -44,19 +48,26 @@ class Feed:
         """Begin with the items that remain after `step` updates, and make the first batches."""
         items = program.evaluation(step) if only_evaluation else program.items(step=step, evaluated=evaluated)
         self._items = (item for item in items if item.request.count)
+        self._ended = False
         self._fill()
 
     async def get(self, number: int, reader: int) -> list[Any]:
         """Batch `number` of the program, as [reference]: in a list, lest Ray fetch it before the caller runs.
 
-        Asking for a number says that this reader has copied all earlier ones, which are then let go.
+        Asking for a number says that this reader has copied all earlier ones, which are then let go. A reader that is ahead by
+        the whole window waits for the others. Raises IndexError if there is no such batch (any more).
         """
         self._wanted[reader] = number
         for old in [n for n in self._made if n < min(self._wanted)]:
             del self._made[old]
         self._fill()
-        if number not in self._made:
-            raise IndexError(f"{self.name}: batch {number} is outside the window {sorted(self._made)}")
+        # Those who wait hold the old event, which is set once and for all.
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+        while number not in self._made:
+            if self._ended or number < self._next:
+                raise IndexError(f"{self.name}: batch {number} is outside the window {sorted(self._made)}")
+            await self._moved.wait()
         return [await asyncio.shield(self._made[number])]
 
     async def status(self, seen: int) -> tuple[list[str], dict[str, Any]]:
@@ -68,6 +79,7 @@ class Feed:
         while self._next < min(self._wanted) + self._window:
             item = next(self._items, None)
             if item is None:
+                self._ended = True
                 return
             self._made[self._next] = asyncio.ensure_future(self._make(item.request))
             self._next += 1
@@ -77,7 +89,8 @@ class Feed:
         """A reference to the finished batch. Raises the data worker's own error, or RuntimeError after many deaths."""
         cause: Exception | None = None
         for _ in range(MOST_TRIES):
-            name = min(self._busy, key=lambda worker: self._busy[worker])
+            # A dead worker has the fewest requests; it gets new ones if nobody else lives.
+            name = min(self._busy, key=lambda worker: (self._died_lately(worker), self._busy[worker]))
             self._busy[name] += 1
             try:
                 reference = self._workers[name].batch.remote(request)
@@ -85,8 +98,7 @@ class Feed:
             except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
                 cause = error
                 self._note_death(name)
-                # A restart takes a second or more; another worker may be free at once.
-                await asyncio.sleep(0.05 if len(self._workers) > 1 else 0.5)
+                await asyncio.sleep(self._pause_seconds())
             else:
                 self._counts["batches"] += 1
                 self._counts["decoded"] += batch["decoded"]
@@ -99,9 +111,15 @@ class Feed:
     def _note_death(self, name: str) -> None:
         """One message per death, however many of the worker's requests it takes along."""
         self._counts["repeated"] += 1
-        now = time.monotonic()
-        if now - self._died_at.get(name, -60.0) > 5.0:
+        if not self._died_lately(name):
             self._messages.append(
                 f"{name} died; it is started again, and its batches are asked for again: nothing is lost"
             )
-        self._died_at[name] = now
+        self._died_at[name] = time.monotonic()
+
+    def _pause_seconds(self) -> float:
+        """Before another try. A restart takes a second or more; a worker that lives may be free at once."""
+        return 0.5 if all(self._died_lately(name) for name in self._workers) else 0.05
+
+    def _died_lately(self, name: str) -> bool:
+        return name in self._died_at and time.monotonic() - self._died_at[name] < RESTART_SECONDS

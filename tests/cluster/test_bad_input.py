@@ -1,0 +1,116 @@
+"""Bad input to the commands: one clear error on stderr, a code that is not 0, nothing lost. Without Ray unless it must be."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import evaluate, train
+from configs.loader import load, save
+from tests.cluster.runs import SMALL, Run
+
+
+@pytest.fixture
+def data(undisturbed: Run, folder: Path, tmp_path: Path) -> Path:
+    """A copy of the prepared data set, to damage."""
+    return Path(shutil.copytree(folder / "data" / "small", tmp_path / "data"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], command: list[str], *, module: object = train) -> str:
+    """The one error of a command that ends with code 2, at once."""
+    started = time.monotonic()
+    code = module.main(command)  # type: ignore[attr-defined]
+    seconds = time.monotonic() - started
+    told = capsys.readouterr()
+    assert code == 2
+    assert told.err.startswith("error: ")
+    assert "Traceback" not in told.err
+    assert seconds < 10, "Ray was started for something that could be known before"
+    return told.err
+
+
+def test_missing_config_names_the_built_in_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(capsys, ["nowhere.yaml"])
+    assert "no config file nowhere.yaml" in told
+    assert "original.yaml" in told
+
+
+def test_all_wrong_settings_in_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(capsys, ["network.colums=2", "train.batch_size=many", "network.convs.conv1.maps=33", "seed=1"])
+    for words in ("network.colums", "did you mean `columns`", "train.batch_size", "33 maps cannot be split", "seed"):
+        assert words in told
+
+
+def test_missing_data_set_says_how_to_make_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told = refused(capsys, [str(SMALL), f"data.path={tmp_path / 'none'}", "data.drawn_pictures=null"])
+    assert "cluster.prepare" in told
+    (tmp_path / "empty").mkdir()
+    told = refused(capsys, [str(SMALL), f"data.path={tmp_path / 'empty'}", "data.drawn_pictures=null"])
+    assert "never finished" in told
+
+
+def test_shard_with_a_flipped_byte_is_named(capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path) -> None:
+    shard = next(data.glob("train-*.arrow"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    told = refused(capsys, [str(SMALL), f"data.path={data}", f"runs_folder={tmp_path / 'runs'}"])
+    assert shard.name in told
+    assert "checksum" in told
+
+
+def test_images_smaller_than_the_crop(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    told = refused(capsys, [str(SMALL), f"data.path={data}", "data.drawn_pictures=null", "network.input_size=32"])
+    assert "28x28" in told
+    assert "smaller than the crop of 32" in told
+
+
+def test_other_number_of_classes(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    told = refused(capsys, [str(SMALL), f"data.path={data}", "network.classes=12"])
+    assert "10 classes" in told
+    assert "network.classes=10" in told
+
+
+def test_same_name_with_other_settings_is_refused(
+    capsys: pytest.CaptureFixture[str], undisturbed: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    told = refused(capsys, [str(SMALL), "name=undisturbed", "train.seed=7"])
+    assert "train.seed: 0 then, 7 now" in told
+
+
+def test_evaluate_of_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "is not the folder of a run" in refused(capsys, [str(tmp_path)], module=evaluate)
+
+
+def test_no_cluster_at_the_address(undisturbed: Run, folder: Path) -> None:
+    run = Run(folder, "lonely", arguments=(str(SMALL), "name=lonely", "--address", "127.0.0.1:1"))
+    assert run.finish(60) == 2
+    assert run.text.strip().splitlines()[-1].startswith("error: no Ray cluster answers at --address 127.0.0.1:1")
+    assert "Traceback" not in run.text
+
+
+def test_checkpoint_of_another_network(undisturbed: Run, folder: Path) -> None:
+    arguments = (str(undisturbed.folder), "network.convs.conv2.maps=64")
+    run = Run(folder, "other-network", module="evaluate", arguments=arguments)
+    assert run.finish(60) == 2
+    [told] = [line for line in run.text.splitlines() if line.startswith("error: ")]
+    assert "checkpoint of another network: conv2.weights has shape [32," in told
+    assert "Traceback" not in run.text
+
+
+def test_damaged_checkpoint_is_named(undisturbed: Run, folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(undisturbed.folder, folder / "runs" / "damaged"))
+    save(load(copy / "config.yaml", ["name=damaged"]), copy / "config.yaml")
+    (copy / "result.json").unlink()
+    newest = max(copy.glob("checkpoints/step-*"))
+    file = next(newest.glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    run = Run(folder, "damaged")
+    assert run.finish(60) == 2
+    [told] = [line for line in run.text.splitlines() if line.startswith("error: ")]
+    assert file.name in told
+    assert "checksum" in told

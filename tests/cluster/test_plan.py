@@ -1,0 +1,202 @@
+"""The plan of a run: known numbers, devices chosen, and bytes compared with what is really there."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.plan import DatasetSize, Plan, choose_mesh, describe, make_plan
+from configs.errors import UserError
+from configs.loader import load
+from configs.schema import Config
+from tests.workers import by_hand
+from workers.data.data_worker import DataWorker
+from workers.program import Request
+
+IMAGENET = DatasetSize(train_rows=1_281_167, validation_rows=50_000, image_size=256, classes=1000)
+
+
+def plan(*settings: str, gpus: int = 0, dataset: DatasetSize | None = IMAGENET, config: str = "original.yaml") -> Plan:
+    return make_plan(load(config, settings), gpus, dataset)
+
+
+def said(made: Plan) -> dict[str, str]:
+    """What the plan says in words; the lines of the columns, which have no name of their own, as `column N`."""
+    lines = {}
+    for what, how_much in describe(made):
+        name = what or how_much.split(":")[0]
+        assert name not in lines
+        lines[name] = how_much
+    return lines
+
+
+def test_original_in_words() -> None:
+    words = said(plan())
+    assert words["network"] == (
+        "60,965,224 parameters, 724,406,816 MACs per image; sides of maps 55/27/27/13/13/13/13/6"
+    )
+    # 30,336 floats of 4 bytes, 128 images, forward and backward: 31,064,064 bytes.
+    assert words["exchange"] == "30,336 floats per image and column forward; 31.1 MB sent per column and step"
+    # Halves, for the classes are even: both columns have the same.
+    for column in range(2):
+        assert words[f"column {column}"] == f"column {column}: 30,482,612 parameters, 362,203,408 MACs"
+    assert words["steps"] == "910,830 of 128 images, 91.00 epochs; evaluation every 1 epoch(s) and at the end"
+    assert words["mesh"] == "1 replica(s) x 2 process(es) of 1 column(s)"
+    assert words["data"] == "data/imagenet: 1,281,167 training and 50,000 validation images"
+    assert words["run"] == str(Path("original in runs") / "original")
+
+
+def test_columns_add_up_also_where_the_classes_are_uneven() -> None:
+    made = plan("network.classes=7")
+    whole = sum(layer.parameters for layer in made.table)
+    first, second = made.column_parameters(0), made.column_parameters(1)
+    assert first + second == made.parameters == whole
+    # One class more: the weights from 4,096 units and a bias.
+    assert first - second == 4097
+    assert made.column_macs(0) + made.column_macs(1) == made.macs
+
+
+def test_exchange_follows_replicas_and_processes() -> None:
+    assert plan().exchanged_bytes == 31_064_064
+    assert plan("cluster.replicas=2").exchanged_bytes == 31_064_064 // 2, "half the images each"
+    alone = plan(gpus=1)
+    assert alone.exchanged_bytes == 0
+    assert said(alone)["exchange"] == "30,336 floats per image and column forward, inside one process"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "gpus", "device", "expected"),
+    [
+        # device and (processes per replica, columns per process)
+        (1, 0, "auto", ("cpu", 2, 1)),
+        (1, 1, "auto", ("cuda", 1, 2)),
+        (1, 2, "auto", ("cuda", 2, 1)),
+        (1, 4, "auto", ("cuda", 2, 1)),
+        (2, 0, "auto", ("cpu", 2, 1)),
+        (2, 1, "auto", ("cpu", 2, 1)),
+        (2, 2, "auto", ("cuda", 1, 2)),
+        (2, 3, "auto", ("cuda", 1, 2)),
+        (2, 4, "auto", ("cuda", 2, 1)),
+        (1, 4, "cpu", ("cpu", 2, 1)),
+        (2, 4, "cpu", ("cpu", 2, 1)),
+        (1, 1, "cuda", ("cuda", 1, 2)),
+        (1, 2, "cuda", ("cuda", 2, 1)),
+        (2, 2, "cuda", ("cuda", 1, 2)),
+        (2, 4, "cuda", ("cuda", 2, 1)),
+        (1, 0, "cuda", None),
+        (2, 1, "cuda", None),
+    ],
+)
+def test_devices(replicas: int, gpus: int, device: str, expected: tuple[str, int, int] | None) -> None:
+    config = load("original.yaml", [f"cluster.replicas={replicas}", f"cluster.device={device}"])
+    if expected is None:
+        with pytest.raises(UserError, match=rf"cluster.device is cuda, but there are {gpus} GPU\(s\) for {replicas} repl"):
+            choose_mesh(config, gpus)
+        return
+    mesh, why = choose_mesh(config, gpus)
+    assert (mesh.device, mesh.processes_per_replica, mesh.columns_per_process) == expected
+    assert mesh.replicas == replicas
+    made = make_plan(config, gpus, IMAGENET)
+    assert made.gpus == (mesh.size if mesh.device == "cuda" else 0) <= gpus
+    assert made.why == why and why in said(made)["device"]
+    assert ("and 1 GPU each" in said(made)["actors"]) == (mesh.device == "cuda")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "replicas", "reason"),
+    [
+        (0, "auto", 1, "no GPU: "),
+        (1, "auto", 2, "only 1 GPU(s) for 2 replicas: "),
+        (4, "cpu", 1, "cluster.device is cpu: "),
+        (2, "auto", 1, "2 GPU(s) for 2 column(s): one each"),
+        (1, "auto", 1, "1 GPU(s) for 2 columns: all columns of a replica in one process"),
+    ],
+)
+def test_reasons(gpus: int, device: str, replicas: int, reason: str) -> None:
+    config = load("original.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
+    assert choose_mesh(config, gpus)[1].startswith(reason)
+
+
+def array_bytes(batch: dict[str, Any]) -> int:
+    return sum(value.nbytes for value in batch.values() if isinstance(value, np.ndarray))
+
+
+def with_batches(config: Config, training: int, testing: int, replicas: int = 1) -> Config:
+    return dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, batch_size=training * replicas, evaluate_batch_size=testing),
+        cluster=dataclasses.replace(config.cluster, replicas=replicas),
+    )
+
+
+def test_window_bytes_are_those_of_real_batches(tmp_path: Path) -> None:
+    """A training batch to the byte; a testing batch has no draws, so it takes a little less than is said."""
+    by_hand.make_data_set(tmp_path)
+    config = by_hand.config(tmp_path)
+    assert config.augment.colour_noise is not None
+    worker = DataWorker(config, "worker")
+    training = array_bytes(worker.batch(Request(split="train", start=0, count=12)))
+    testing = array_bytes(worker.batch(Request(split="validation", start=0, count=12)))
+    for replicas in (1, 2):
+        made = make_plan(with_batches(config, 12, 5, replicas), 0, None)
+        assert made.batch_bytes == training
+        assert made.window_bytes == config.cluster.window_batches * training
+    made = make_plan(with_batches(config, 5, 12), 0, None)
+    assert testing < made.batch_bytes <= testing * 1.01
+    assert made.object_store_bytes >= 3 * made.window_bytes
+
+
+def test_object_store_has_room_for_all_windows_three_times() -> None:
+    large = plan("cluster.replicas=2", "train.batch_size=2048", "cluster.window_batches=20")
+    # 1,024 images of 224 x 224 x 3 and 46 bytes beside.
+    assert large.window_bytes == 20 * 1024 * (224 * 224 * 3 + 46)
+    assert large.object_store_bytes == 2 * 3 * large.window_bytes
+    assert plan(config="demo.yaml", dataset=None).object_store_bytes == 256 * 2**20
+
+
+@pytest.mark.parametrize(("gpus", "parameters"), [(2, 30_482_612), (1, 60_965_224)])
+def test_memory_of_weights(gpus: int, parameters: int) -> None:
+    """Weights, gradients and momentum, 4 bytes each, stay when the batch goes; the rest grows with the images."""
+    one, two = (plan(f"train.batch_size={images}", gpus=gpus).actor_bytes for images in (1, 2))
+    assert one - (two - one) == 12 * parameters
+    # Every activation of the layers, at least once: 55*55*96 and so on, for the maps that the process owns.
+    sides = {"conv1": 55 * 55 * 96, "conv2": 27 * 27 * 256, "conv3": 13 * 13 * 384, "conv4": 13 * 13 * 384, "conv5": 13 * 13 * 256}
+    owned = sum(sides.values()) * 4 // (2 if gpus == 2 else 1)
+    assert owned < two - one < 10 * owned
+
+
+def test_cpus() -> None:
+    made = plan("cluster.replicas=2", "cluster.cpus_per_column=3", "cluster.data_workers=4", "cluster.cpus_per_data_worker=0.5")
+    assert made.cpus == 2 * 2 * 3 + 2 * 4 * 0.5
+    assert said(made)["actors"] == (
+        "4 column worker(s) with 3 CPU(s) each; 8 data worker(s) with 0.5 CPU(s) each; 2 feed(s)"
+    )
+
+
+def test_without_a_data_set_all_but_the_steps_is_said() -> None:
+    known, unknown = said(plan()), said(plan(dataset=None))
+    assert unknown.keys() == known.keys() - {"steps"}
+    assert unknown["data"] == "data/imagenet (not prepared yet, so the number of steps is not known)"
+    assert all(unknown[what] == known[what] for what in unknown.keys() - {"data"})
+
+
+def test_drawn_pictures_are_announced_and_the_end_is_said() -> None:
+    drawn = DatasetSize(train_rows=5000, validation_rows=1000, image_size=40, classes=10, drawn_first=True)
+    words = said(plan("train.evaluate_every_epochs=null", dataset=drawn, config="demo.yaml"))
+    assert words["data"] == "data/demo (drawn first): 5,000 training and 1,000 validation images"
+    # 8 * 5,000 / 64
+    assert words["steps"] == "625 of 64 images, 8.00 epochs; evaluation at the end"
+
+
+def test_program_is_that_of_the_replica() -> None:
+    made = plan("cluster.replicas=2")
+    first, second = (made.program(replica) for replica in range(2))
+    assert dataclasses.replace(first, replica=1) == second
+    assert (first.train_rows, first.validation_rows) == (1_281_167, 50_000)
+
+
+def test_numbers_are_readable() -> None:
+    assert re.fullmatch(r"about [\d,]+\.\d MB per column worker, beside torch itself", said(plan())["memory"])

@@ -1,0 +1,143 @@
+"""A run's folder: which settings may change, and what comes back from disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.run_folder import RunFolder
+from configs.errors import UserError
+from configs.loader import load
+
+
+def folder(root: Path, *settings: str) -> RunFolder:
+    return RunFolder(load(None, [f"runs_folder={root / 'runs'}", *settings]))
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    folder(tmp_path).open()
+    return tmp_path
+
+
+def test_a_new_run_has_nothing_and_may_begin(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    run.check_same_experiment()
+    assert run.result() is None and run.latest() is None
+    assert not run.path.exists(), "asking makes no folder"
+    run.open()
+    run.check_same_experiment()
+    assert load(run.path / "config.yaml") == run.config
+    assert run.latest() is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("train.batch_size=32", "  train.batch_size: 64 then, 32 now"),
+        ("train.seed=1", "  train.seed: 0 then, 1 now"),
+        ("train.evaluate_every_epochs=2", "  train.evaluate_every_epochs: 4.0 then, 2.0 now"),
+        ("optimizer.momentum=0.5", "  optimizer.momentum: 0.9 then, 0.5 now"),
+        ("network.convs.conv3.maps=32", "  network.convs.conv3.maps: 64 then, 32 now"),
+        ("network.convs.conv4=null", "  network.convs.conv4.maps: 64 then, None now"),
+        ("augment.colour_noise=null", "  augment.colour_noise.strength: 0.1 then, None now"),
+        ("data.drawn_pictures.seed=1", "  data.drawn_pictures.seed: 0 then, 1 now"),
+        ("schedule.stages.0.weights=0.02", "  schedule.stages: "),
+    ],
+)
+def test_settings_that_change_what_is_learned_are_named(begun: Path, setting: str, named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        folder(begun, setting).check_same_experiment()
+    lines = str(caught.value).splitlines()
+    assert any(line.startswith(named) for line in lines), lines
+    changed = [line for line in lines if line.startswith("  ")]
+    assert all(line.startswith("  " + setting.split("=")[0].removesuffix(".0.weights")) for line in changed)
+    assert "name=demo-2" in lines[-1] and "remove that folder" in lines[-1]
+
+
+def test_all_changes_are_named_at_once(begun: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        folder(begun, "train.seed=1", "train.batch_size=32", "cluster.replicas=2").check_same_experiment()
+    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:-1]] == ["train.batch_size", "train.seed"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.epochs=100"],
+        ["train.epochs=null", "train.steps=7"],
+        ["train.report_every_steps=1"],
+        ["cluster.replicas=2", "cluster.device=cpu", "cluster.data_workers=3"],
+        ["checkpoint.every_steps=5", "checkpoint.keep=9"],
+        ["data.path=elsewhere"],
+        ["data.verify_checksums=false"],
+    ],
+)
+def test_how_long_where_and_how_fast_may_change(begun: Path, settings: list[str]) -> None:
+    folder(begun, *settings).check_same_experiment()
+
+
+def test_a_moved_folder_is_the_same_run(begun: Path) -> None:
+    (begun / "runs").rename(begun / "moved")
+    run = RunFolder(load(None, [f"runs_folder={begun / 'moved'}"]))
+    assert (run.path / "config.yaml").is_file()
+    run.check_same_experiment()
+
+
+@pytest.mark.parametrize("content", [b"network: [", b"\xff\xfe"])
+def test_damaged_config_names_itself(begun: Path, content: bytes) -> None:
+    run = folder(begun)
+    (run.path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"demo/config\.yaml is damaged"):
+        run.check_same_experiment()
+
+
+def test_result_round_trip(begun: Path) -> None:
+    run = folder(begun)
+    result: dict[str, Any] = {"step": 625, "validation": {"loss": 0.1 + 0.2, "images": 1000}, "train": None, "feeds": [{}]}
+    run.write_result({"step": 1})
+    run.write_result(result)
+    assert folder(begun).result() == result
+    assert not list(run.path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
+def test_a_damaged_result_counts_as_none(begun: Path, content: str) -> None:
+    """The run then goes on from its last checkpoint, which has nothing left to do but to write it."""
+    run = folder(begun)
+    (run.path / "result.json").write_text(content)
+    assert run.result() is None
+
+
+def test_log_is_one_line_per_report_and_goes_on(begun: Path) -> None:
+    folder(begun).write_log({"step": 1, "kind": "train"})
+    folder(begun).write_log({"step": 2, "kind": "evaluation"})
+    lines = folder(begun).log.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_latest_is_the_newest_committed_checkpoint(begun: Path) -> None:
+    run = folder(begun)
+    for step, evaluated in ((30, True), (100, False), (9, True)):
+        path = run.checkpoints / f"step-{step:08d}"
+        path.mkdir()
+        state = {"version": 1, "step": step, "evaluated": evaluated, "files": [], "shapes": {}}
+        (path / "state.json").write_text(json.dumps(state))
+    (run.checkpoints / "step-00000200").mkdir()
+    latest = folder(begun).latest()
+    assert latest is not None and (latest.step, latest.evaluated) == (100, False)
+
+
+def test_damaged_checkpoint_is_told_with_the_way_out(begun: Path) -> None:
+    run = folder(begun)
+    (run.checkpoints / "step-00000001").mkdir()
+    (run.checkpoints / "step-00000001" / "state.json").write_text("{")
+    with pytest.raises(UserError, match=r"step-00000001/state\.json is damaged .*remove the folder"):
+        run.latest()
+
+
+def test_a_folder_that_cannot_be_written_is_the_user_s_matter(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UserError, match=r"the run's folder .* cannot be written"):
+        folder(tmp_path).open()

@@ -1,0 +1,75 @@
+"""Stop signals, sent to this very process."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.signals import Interrupted, StopSignals
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[list[object]]:
+    """Of the process before; whatever a test does, they are put back."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield before
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+def send(number: int) -> None:
+    # Python runs the handler of a signal that the process sends itself before kill() returns.
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_first_is_gentle_and_second_raises(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with StopSignals() as signals:
+        signals.gentle = True
+        assert signals.requested is None
+        send(number)
+        assert signals.requested == number
+        assert "again to stop at once" in capsys.readouterr().err
+        with pytest.raises(Interrupted) as caught:
+            send(number)
+    assert caught.value.number == number
+
+
+def test_any_second_signal_raises_and_says_which() -> None:
+    with StopSignals() as signals:
+        signals.gentle = True
+        send(signal.SIGINT)
+        with pytest.raises(Interrupted) as caught:
+            send(signal.SIGTERM)
+    assert caught.value.number == signals.requested == signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_not_gentle_raises_at_once(number: int) -> None:
+    with StopSignals() as signals:
+        with pytest.raises(Interrupted) as caught:
+            send(number)
+        assert caught.value.number == signals.requested == number
+    # `except Exception` anywhere on the way must not swallow it, and Ctrl-C stays Ctrl-C to whoever expects that.
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert not isinstance(caught.value, Exception)
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_handlers_are_put_back(handlers: list[object], error: type[Exception] | None) -> None:
+    def mine(number: int, frame: object) -> None: ...
+
+    signal.signal(signal.SIGTERM, mine)
+    try:
+        with StopSignals():
+            assert signal.getsignal(signal.SIGTERM) is not mine
+            assert signal.getsignal(signal.SIGINT) is not handlers[0]
+            if error:
+                raise error
+    except ValueError:
+        pass
+    assert signal.getsignal(signal.SIGTERM) is mine
+    assert signal.getsignal(signal.SIGINT) is handlers[0]

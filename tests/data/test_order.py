@@ -1,0 +1,96 @@
+"""The order: permutations that follow from seed and epoch alone, strung together to one stream."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet.counter import VERSION
+from tests.workers import by_hand
+from workers.data import order
+from workers.data.order import Order, permutation
+
+seeds = st.integers(0, 2**40)
+epochs = st.integers(0, 200)
+
+
+@given(seeds, epochs, st.integers(1, 60))
+def test_every_epoch_is_a_permutation_by_hash(seed: int, epoch: int, rows: int) -> None:
+    found = permutation(seed, epoch, rows).tolist()
+    assert sorted(found) == list(range(rows))
+    assert found == by_hand.order(seed, epoch, rows)
+
+
+def test_known_answers() -> None:
+    """Of the project's version 1. If they change, runs do not repeat, and alexnet.counter.VERSION must rise."""
+    assert VERSION == 1
+    assert permutation(0, 0, 8).tolist() == [2, 5, 7, 4, 6, 0, 1, 3]
+    assert permutation(0, 1, 8).tolist() == [0, 4, 6, 1, 5, 7, 2, 3]
+    assert permutation(145, 90, 8).tolist() == [6, 5, 2, 3, 7, 4, 1, 0]
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    """Two random permutations of 1,000 rows have one place in common on average, and ten once in a million."""
+    orders = [permutation(seed, epoch, 1000) for seed in (0, 1, 2**33) for epoch in (0, 1, 2)]
+    for number, one in enumerate(orders):
+        for other in orders[:number]:
+            assert (one == other).sum() < 10
+
+
+@pytest.mark.parametrize("which", ["seeds", "epochs"])
+def test_every_row_comes_first_equally_often(which: str) -> None:
+    rows, trials = 20, 1000
+    if which == "seeds":
+        first = [permutation(seed, 0, rows)[0] for seed in range(trials)]
+    else:
+        first = [permutation(0, epoch, rows)[0] for epoch in range(trials)]
+    expected = trials / rows
+    chi_square = ((np.bincount(first, minlength=rows) - expected) ** 2 / expected).sum()
+    # 19 degrees of freedom: above 43.8 once in a thousand, and the orders are the same each time.
+    assert chi_square < 43.8
+
+
+def test_stream_goes_over_the_edges_of_epochs() -> None:
+    seed, rows = 7, 5
+    found = Order(seed, rows).at(np.arange(3, 13))
+    assert found[0].tolist() == [0, 0, 1, 1, 1, 1, 1, 2, 2, 2]
+    assert found[1].tolist() == [3, 4, 0, 1, 2, 3, 4, 0, 1, 2]
+    orders = [by_hand.order(seed, epoch, rows) for epoch in range(3)]
+    assert found[2].tolist() == [*orders[0][3:], *orders[1], *orders[2][:3]]
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 200))
+def test_exactly_once_per_epoch_for_any_batch_and_from_any_sample_on(rows: int, batch: int, start: int) -> None:
+    """Batches may be larger than the data set; a run that goes on in the middle sees what it would have seen."""
+    whole = [row for epoch in range(10) for row in by_hand.order(3, epoch, rows)]
+    stream, found = Order(3, rows), []
+    start = start % (3 * rows)
+    for first in range(start, start + 3 * rows, batch):
+        found += stream.at(np.arange(first, first + batch))[2].tolist()
+    assert found[: 3 * rows] == whole[start : start + 3 * rows]
+    assert found[-start % rows :][:rows] == by_hand.order(3, -(-start // rows), rows)
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=20))
+def test_requests_may_come_in_any_order(samples: list[int]) -> None:
+    """As when several data workers share the requests, or a repeated one comes late."""
+    one = Order(1, 7)
+    found = [one.at(np.array([sample]))[2][0] for sample in samples]
+    assert found == [by_hand.order(1, sample // 7, 7)[sample % 7] for sample in samples]
+    assert Order(1, 7).at(np.array(samples))[2].tolist() == found
+
+
+def test_each_epoch_is_sorted_once_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ImageNet's order takes 10 MB and a tenth of a second; 90 of them, or one per batch, would be felt."""
+    made: list[int] = []
+
+    def counted(seed: int, epoch: int, rows: int) -> order.I64:
+        made.append(epoch)
+        return permutation(seed, epoch, rows)
+
+    monkeypatch.setattr(order, "permutation", counted)
+    stream = Order(0, 10)
+    for start in range(0, 100, 4):
+        stream.at(np.arange(start, start + 4))
+        assert len(stream._permutations) <= 2
+    assert made == list(range(10))

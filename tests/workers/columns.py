@@ -1,0 +1,168 @@
+"""What the ranks of the checkpoint tests do; importable by name, because ranks are spawned."""
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from alexnet.exchange import ColumnExchange, Exchange, NoExchange
+from alexnet.network import AlexNet, Column
+from alexnet.optimizer import PaperSGD
+from configs.loader import load as load_config
+from configs.schema import Network, Optimizer
+from tests.parity.cases import CASES
+from workers import checkpoint
+from workers.column_worker import ColumnWorker
+from workers.mesh import Mesh
+from workers.meters import Meter
+
+NETWORK: Network = CASES["complete"].network
+"""Convolutions, hidden layers that see all columns or their own, and 7 classes: 4 for one column, 3 for the other."""
+SETTINGS = Optimizer()
+STATE = {"schedule": {}, "errors": {}}
+
+
+def network(**changes: Any) -> Network:
+    return replace(NETWORK, **changes)
+
+
+def state(step: int, *, evaluated: bool = True) -> dict[str, Any]:
+    return {**STATE, "step": step, "evaluated": evaluated}
+
+
+def make(column: int | None = None, exchange: Exchange | None = None) -> tuple[AlexNet, PaperSGD]:
+    """One column, or the whole network."""
+    if column is None:
+        model = AlexNet(NETWORK, seed=1)
+    else:
+        model = AlexNet(NETWORK, first_column=column, columns=1, exchange=exchange or NoExchange(), seed=1)
+    return model, PaperSGD(model, SETTINGS)
+
+
+def values(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Of the whole network: any bit pattern, among them NaNs, infinities, denormals and -0."""
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return torch.from_numpy(generator.integers(-(2**31), 2**31, shape, dtype=np.int32)).view(torch.float32)
+
+
+def expected(seed: int) -> dict[str, Tensor]:
+    """By the names that the file format promises."""
+    out = {}
+    for layer, kind, parameter in make()[0].parameter_layers():
+        for name in (f"{layer}.{kind}", f"momentum/{layer}.{kind}"):
+            out[name] = values(name, tuple(parameter.shape), seed)
+    return out
+
+
+def tensors(model: AlexNet, optimizer: PaperSGD) -> dict[str, tuple[Tensor, slice]]:
+    """Every tensor of a process, with the rows of the whole network that it is."""
+    out = {}
+    for layer, kind, parameter in model.parameter_layers():
+        part = model.parts[layer]
+        assert isinstance(part, Column)
+        out[f"{layer}.{kind}"] = (parameter.data, part.owned)
+        out[f"momentum/{layer}.{kind}"] = (optimizer.steps[f"{layer}.{kind}"], part.owned)
+    return out
+
+
+def fill(model: AlexNet, optimizer: PaperSGD, seed: int) -> None:
+    whole = expected(seed)
+    for name, (tensor, owned) in tensors(model, optimizer).items():
+        tensor.copy_(whole[name][owned])
+
+
+def differences(model: AlexNet, optimizer: PaperSGD, seed: int) -> list[str]:
+    """Names of the tensors that are not, bit for bit, their rows of the whole network's."""
+    whole = expected(seed)
+    return [
+        name
+        for name, (tensor, owned) in tensors(model, optimizer).items()
+        if not torch.equal(tensor.contiguous().view(torch.int32), whole[name][owned].contiguous().view(torch.int32))
+    ]
+
+
+def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:
+    """Load what one process saved; save; fail to save on either rank; save again. Returns what came of it."""
+    group = dist.group.WORLD
+    assert group is not None
+    model, optimizer = make(rank, ColumnExchange(group))
+    out: dict[str, Any] = {}
+    checkpoint.load(checkpoint.committed(whole)[-1], model, optimizer)
+    out["from one process"] = differences(model, optimizer, 1)
+
+    def save(step: int, seed: int) -> None:
+        fill(model, optimizer, seed)
+        checkpoint.save(split, model, optimizer, state(step), writes=True, keep=2, group=group)
+
+    save(10, 10)
+    working = checkpoint.save_file
+    for full in range(2):
+
+        def no_space(*args: Any, full: int = full) -> None:
+            if rank == full:
+                working(*args)
+                raise OSError("No space left on device")
+            working(*args)
+
+        checkpoint.save_file = no_space
+        try:
+            save(20, 20)
+        except OSError as error:
+            out[f"full on {full}"] = str(error)
+        checkpoint.save_file = working
+        out[f"left by {full}"] = [found.step for found in checkpoint.committed(split)]
+        dist.barrier()
+
+    damaged = split / "step-00000005" / "state.json"
+    if rank == 0:
+        damaged.parent.mkdir()
+        damaged.write_text("{")
+    dist.barrier()
+    try:
+        save(25, 25)
+    except OSError as error:
+        out["damaged beside it"] = str(error)
+    dist.barrier()
+    if rank == 0:
+        damaged.unlink()
+    dist.barrier()
+    save(30, 30)
+    return out
+
+
+def two_replicas(rank: int, saved: Path, own: Path) -> dict[str, Any]:
+    """As a column worker among 2 x 2: join, load, save and measure."""
+    mesh = Mesh(replicas=2, processes_per_replica=2, columns_per_process=1, device="cpu")
+    worker = ColumnWorker(load_config(), mesh, rank)
+    port = [worker.open_store("127.0.0.1") if rank == 0 else None]
+    dist.broadcast_object_list(port, src=0)
+    dist.destroy_process_group()
+    assert port[0] is not None
+    worker.join("127.0.0.1", "127.0.0.1", port[0])
+    column, replica, control = worker._column_group, worker._replica_group, worker._control_group
+    model, optimizer = make(mesh.first_column(rank), ColumnExchange(column))
+    checkpoint.load(checkpoint.committed(saved)[-1], model, optimizer)
+    out: dict[str, Any] = {
+        "differences": differences(model, optimizer, 30),
+        "name": worker.name,
+        "columns of the replica": dist.get_process_group_ranks(column),
+        "replicas of the column": dist.get_process_group_ranks(replica),
+        "all": dist.get_process_group_ranks(control),
+    }
+    # Only replica 0's weights may be written: replica 1's are made to differ here, which in training they never do.
+    fill(model, optimizer, 40 + mesh.replica(rank))
+    checkpoint.save(own, model, optimizer, state(40), writes=mesh.replica(rank) == 0, keep=2, group=control)
+    out["committed at return"] = [found.step for found in checkpoint.committed(own)]
+
+    meter = Meter()
+    # [images, loss, top-1 errors, top-5 errors]; the columns of a replica count the same images.
+    meter.add(torch.tensor([[10.0, 5.0, 4.0, 2.0], [6.0, 7.0, 4.0, 2.0]][mesh.replica(rank)], dtype=torch.float64))
+    meter.add(torch.tensor([4.0, 4.0, 0.0, 0.0], dtype=torch.float64))
+    out["taken"] = meter.take(control, mesh.processes_per_replica, 0.0)
+    out["taken again"] = meter.take(control, mesh.processes_per_replica, 0.0)
+    return out

@@ -1,0 +1,179 @@
+"""The loop's policy: when it reports, saves and stops, and what it knows after a restart.
+
+Steps are played, because their mathematics is tested elsewhere; program, meters, checkpoints and the process group are real.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from alexnet.exchange import ColumnExchange
+from alexnet.schedule import make_schedule
+from configs.loader import load
+from tests.workers.columns import make
+from workers import meters
+from workers.checkpoint import Checkpoint, committed
+from workers.loop import Loop
+from workers.mesh import Mesh
+from workers.program import Program
+
+
+class PlayedStep:
+    """Counts, and takes the exchange a second each time."""
+
+    def __init__(self, group: dist.ProcessGroup, loss: float = 2.0) -> None:
+        self.model, self.optimizer = make()
+        self.model.exchange = ColumnExchange(group)
+        self.loss, self.trained, self.tested = loss, 0, 0
+
+    def _sums(self, images: float) -> Tensor:
+        assert isinstance(self.model.exchange, ColumnExchange)
+        self.model.exchange.seconds += 1.0
+        return torch.tensor([images, images * self.loss, images, 0.0], dtype=torch.float64)
+
+    def train(self, batch: object, rates: object) -> Tensor:
+        self.trained += 1
+        return self._sums(4.0)
+
+    def test(self, batch: object) -> Tensor:
+        self.tested += 1
+        return self._sums(2.0)
+
+
+class Started:
+    """A loop of 6 steps with an evaluation of 3 batches after every second, saving every `every_steps`."""
+
+    def __init__(
+        self,
+        root: Path,
+        group: dist.ProcessGroup,
+        *,
+        loss: float = 2.0,
+        start: Checkpoint | None = None,
+        every_steps: int | None = None,
+        stop: Callable[[PlayedStep], bool] = lambda step: False,
+    ) -> None:
+        config = load(None, ["train.report_every_steps=3", "train.batch_size=4"])
+        config = replace(config, checkpoint=replace(config.checkpoint, every_steps=every_steps))
+        program = Program(
+            batch_size=4, test_batch_size=2, replicas=1, replica=0, train_rows=8, validation_rows=6, total_steps=6,
+            evaluation_every=2.0,
+        )  # fmt: skip
+        self.reports: list[dict[str, Any]] = []
+        self.step = PlayedStep(group, loss)
+        step: Any = self.step
+        batches: Any = iter(range(1000))
+        self.loop = Loop(
+            config=config,
+            mesh=Mesh(replicas=1, processes_per_replica=1, columns_per_process=2, device="cpu"),
+            rank=0,
+            program=program,
+            step=step,
+            schedule=make_schedule(config.schedule),
+            batches=batches,
+            group=group,
+            checkpoints=root,
+            facts={"seed": 5},
+            report=self.reports.append,
+            asked_to_stop=lambda: stop(self.step),
+            start=start,
+        )
+
+    def said(self) -> list[tuple[str, int]]:
+        return [(report["kind"], report["step"]) for report in self.reports]
+
+
+def test_a_whole_run(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """Reports come every third step and before each evaluation; each evaluation is saved."""
+    run = Started(tmp_path, alone)
+    ended, errors = run.loop.train()
+    assert ended == "finished"
+    assert (errors["images"], errors["loss"], errors["top1_error"], errors["step"]) == (6, 2.0, 1.0, 6)
+    assert run.said() == [
+        ("train", 2), ("evaluation", 2), ("checkpoint", 2), ("train", 3), ("train", 4), ("evaluation", 4), ("checkpoint", 4),
+        ("train", 6), ("evaluation", 6), ("checkpoint", 6),
+    ]  # fmt: skip
+    assert (run.step.trained, run.step.tested) == (6, 9)
+    newest = committed(tmp_path)[-1]
+    assert (newest.step, newest.evaluated, newest.state["samples"], newest.state["seed"]) == (6, True, 24, 5)
+    assert newest.state["errors"] == errors
+
+
+def test_saving_between_evaluations(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    run = Started(tmp_path, alone, every_steps=1)
+    run.loop.train()
+    assert [step for kind, step in run.said() if kind == "checkpoint"] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("items", [0, 1, 2, 3, 5, 6, 14])
+def test_stopped_anywhere_and_continued_it_does_the_rest(alone: dist.ProcessGroup, tmp_path: Path, items: int) -> None:
+    """An evaluation that was cut short is done anew, so 3 more tests may come; no update is made twice or left out."""
+    first = Started(tmp_path, alone, stop=lambda step: step.trained + step.tested >= items)
+    assert first.loop.train()[0] == "stopped"
+    start = committed(tmp_path)[-1]
+    assert start.step == first.step.trained == first.loop.steps_done
+    second = Started(tmp_path, alone, start=start)
+    ended, errors = second.loop.train()
+    assert (ended, errors["step"]) == ("finished", 6)
+    assert first.step.trained + second.step.trained == 6
+    # Not counting the tests of the evaluation that was cut short.
+    whole = [report for report in (*first.reports, *second.reports) if report["kind"] == "evaluation"]
+    assert [report["step"] for report in whole] == [2, 4, 6]
+
+
+def test_a_run_with_nothing_left_knows_its_errors(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """As when it was killed after its last checkpoint and before the result was written."""
+    expected = Started(tmp_path, alone).loop.train()
+    again = Started(tmp_path, alone, start=committed(tmp_path)[-1])
+    assert again.loop.train() == expected
+    assert again.reports == []
+
+
+def test_the_checkpoint_that_it_started_from_is_left_alone(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """To save begins with removing the folder; between that and the commit, a power cut would leave an older one only."""
+    Started(tmp_path, alone, stop=lambda step: step.tested == 3).loop.train()
+    start = committed(tmp_path)[-1]
+    file = start.folder / "state.json"
+    before = (file.stat().st_ino, file.stat().st_mtime_ns)
+    stopped = Started(tmp_path, alone, start=start, stop=lambda step: True)
+    assert stopped.loop.train()[0] == "stopped"
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_divergence_ends_the_run_before_it_is_saved(alone: dist.ProcessGroup, tmp_path: Path, loss: float) -> None:
+    run = Started(tmp_path, alone, loss=loss, every_steps=2)
+    with pytest.raises(FloatingPointError, match="at step 2: training has diverged"):
+        run.loop.train()
+    assert committed(tmp_path) == []
+
+
+def test_an_evaluation_alone_saves_nothing(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    run = Started(tmp_path, alone)
+    ended, errors = run.loop.evaluate()
+    assert (ended, errors["images"], run.step.trained, run.step.tested) == ("finished", 6, 0, 3)
+    assert committed(tmp_path) == []
+
+
+def test_exchange_of_an_evaluation_is_no_part_of_the_next_steps(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step waits one second for the exchange, by the played clock, and takes two; so does each test, three of which come
+    between the reports of steps 2 and 3."""
+    run = Started(tmp_path, alone)
+    exchange: Any = run.step.model.exchange
+
+    class Clock:
+        def perf_counter(self) -> float:
+            seconds: float = 2.0 * exchange.seconds
+            return seconds
+
+    monkeypatch.setattr(meters, "time", Clock())
+    run.loop.train()
+    assert [report["exchange_wait"] for report in run.reports if report["kind"] == "train"] == [0.5] * 4

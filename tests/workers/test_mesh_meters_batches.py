@@ -1,0 +1,168 @@
+"""Small parts of a column worker: who is who, what is measured, and the thread that fetches batches.
+
+What the groups are among real ranks is part of test_checkpoint, where four of them run.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from workers import batches, meters
+from workers.batches import Batches
+from workers.mesh import Mesh
+from workers.meters import Meter
+
+
+def test_ranks_go_through_the_columns_of_a_replica_first() -> None:
+    mesh = Mesh(replicas=3, processes_per_replica=2, columns_per_process=1, device="cpu")
+    assert mesh.size == 6
+    assert [(mesh.replica(rank), mesh.place(rank), mesh.first_column(rank)) for rank in range(6)] == [
+        (0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1), (2, 0, 0), (2, 1, 1),
+    ]  # fmt: skip
+    assert mesh.name(3) == "column r1 c1"
+
+
+def test_processes_with_several_columns() -> None:
+    mesh = Mesh(replicas=2, processes_per_replica=2, columns_per_process=2, device="cuda")
+    assert [mesh.first_column(rank) for rank in range(4)] == [0, 2, 0, 2]
+    assert [mesh.name(rank) for rank in range(4)] == ["columns r0 c0-1", "columns r0 c2-3", "columns r1 c0-1", "columns r1 c2-3"]
+
+
+def test_backends() -> None:
+    gpu, cpu = (Mesh(replicas=1, processes_per_replica=1, columns_per_process=2, device=d) for d in ("cuda", "cpu"))  # type: ignore[arg-type]
+    assert (gpu.backend, cpu.backend) == ("cpu:gloo,cuda:nccl", "gloo")
+
+
+def test_meter_takes_shares_of_the_step_time_since_the_last_report(
+    alone: dist.ProcessGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(meters, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    meter = Meter()
+
+    def train(data_seconds: float, compute_seconds: float) -> None:
+        with meter.measure("steps"):
+            with meter.measure("data"):
+                now[0] += data_seconds
+            now[0] += compute_seconds
+            meter.add(torch.tensor([8.0, 16.0, 6.0, 2.0], dtype=torch.float64))
+
+    train(1.0, 3.0)
+    train(0.0, 4.0)
+    now[0] += 1000.0  # an evaluation, a checkpoint
+    first = meter.take(alone, 1, 2.0)
+    assert first == {
+        "images": 16, "loss": 2.0, "top1_error": 0.75, "top5_error": 0.25,
+        "images_per_second": 2.0, "data_wait": 0.125, "exchange_wait": 0.25,
+    }  # fmt: skip
+    train(1.0, 1.0)
+    second = meter.take(alone, 1, 3.0)
+    assert (second["images"], second["images_per_second"]) == (8, 4.0)
+    assert (second["data_wait"], second["exchange_wait"]) == (0.5, 0.5)
+
+
+def test_meter_counts_time_of_a_step_that_failed() -> None:
+    meter = Meter()
+    with pytest.raises(KeyError), meter.measure("steps"):
+        raise KeyError
+    assert meter.seconds["steps"] > 0
+
+
+def test_meter_of_an_evaluation_has_no_rates(alone: dist.ProcessGroup) -> None:
+    """And nothing to divide by where this process has seen no image at all."""
+    taken = Meter().take(alone, 1, 5.0)
+    assert taken == {"images": 0, "loss": 0.0, "top1_error": 0.0, "top5_error": 0.0}
+
+
+class PlayedFeed:
+    """`get.remote` says which batch is asked for; `PlayedRay.get` turns that into a batch, or into an error at the end."""
+
+    def __init__(self, count: int) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self.count = count
+        self.get = SimpleNamespace(remote=self._remote)
+
+    def _remote(self, number: int, reader: int) -> Callable[[], Any]:
+        self.asked.append((number, reader))
+        return lambda: [lambda: self._batch(number)]
+
+    def _batch(self, number: int) -> dict[str, Any]:
+        if number >= self.count:
+            raise IndexError(f"no batch {number}")
+        made = {"images": np.full((2, 4, 4, 3), number, np.uint8), "labels": np.full(2, number), "offsets": np.zeros((2, 2), int)}
+        if number % 2:
+            made |= {"mirror": np.array([True, False]), "keys": np.array([-1, 2**63 - 1])}
+            made |= {"colour": np.full((2, 3), 0.5, np.float32), "noisy": np.array([True, True])}
+        for array in made.values():
+            array.setflags(write=False)  # as those in Ray's store are
+        return made | {"decoded": 2, "seconds": 0.1}
+
+
+@pytest.fixture
+def open_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], tuple[PlayedFeed, Batches]]]:
+    monkeypatch.setattr(batches, "ray", SimpleNamespace(get=lambda reference: reference()))
+    opened: list[Batches] = []
+
+    def open_one(count: int) -> tuple[PlayedFeed, Batches]:
+        feed = PlayedFeed(count)
+        opened.append(Batches(feed, 1, torch.device("cpu")))
+        return feed, opened[-1]
+
+    yield open_one
+    for each in opened:
+        each.close()
+
+
+def test_batches_come_in_order_as_tensors_of_their_own(open_batches: Any) -> None:
+    feed, reader = open_batches(5)
+    for number in range(5):
+        batch = next(reader)
+        assert (batch.images_BHWC == number).all() and batch.images_BHWC.dtype == torch.uint8
+        assert batch.labels_B.tolist() == [number] * 2
+        batch.images_BHWC.zero_()  # a copy may be written to
+        if number % 2:
+            assert batch.mirror_B.tolist() == [True, False]
+            assert batch.keys_B.tolist() == [-1, 2**63 - 1]
+            assert batch.colour_BC.dtype == torch.float32 and batch.noisy_B.all()
+        else:
+            assert batch.mirror_B is batch.keys_B is batch.colour_BC is batch.noisy_B is None
+    assert feed.asked[:5] == [(number, 1) for number in range(5)]
+
+
+def settled(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether it becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_one_batch_waits_and_the_thread_holds_another(open_batches: Any) -> None:
+    feed, reader = open_batches(10)
+    assert settled(lambda: len(feed.asked) == 2)
+    time.sleep(0.5)
+    assert len(feed.asked) == 2
+    next(reader)
+    assert settled(lambda: len(feed.asked) == 3)
+
+
+def test_error_comes_after_the_batches_before_it(open_batches: Any) -> None:
+    _, reader = open_batches(2)
+    next(reader), next(reader)
+    with pytest.raises(IndexError, match="no batch 2"):
+        next(reader)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 10])
+def test_closing_ends_the_thread(open_batches: Any, count: int) -> None:
+    """Whether it waits for room with a batch, or with an error."""
+    feed, reader = open_batches(count)
+    assert settled(lambda: len(feed.asked) >= min(2, count + 1))
+    reader.close()
+    assert settled(lambda: not reader._thread.is_alive(), seconds=3.0)

@@ -1,0 +1,187 @@
+"""The program: the same walk for every replica, each image in its place, and the same tail from wherever it is taken up."""
+
+import dataclasses
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.loader import load
+from configs.schema import Config
+from tests.workers import by_hand
+from workers.data.order import Order
+from workers.program import Item, Program
+
+
+def programs(**settings: Any) -> list[Program]:
+    """Of all replicas."""
+    return [Program(replica=replica, **settings) for replica in range(settings["replicas"])]
+
+
+@st.composite
+def settings_of_runs(draw: st.DrawFn) -> dict[str, Any]:
+    replicas = draw(st.integers(1, 3))
+    return {
+        "batch_size": replicas * draw(st.integers(1, 12)),
+        "test_batch_size": draw(st.integers(1, 12)),
+        "replicas": replicas,
+        "train_rows": draw(st.integers(1, 40)),
+        "validation_rows": draw(st.integers(1, 40)),
+        "total_steps": draw(st.integers(1, 25)),
+        "evaluation_every": draw(st.none() | st.floats(0.3, 30)),
+    }
+
+
+def all_items(program: Program, step: int = 0, *, evaluated: bool = False) -> list[Item]:
+    return list(program.items(step=step, evaluated=evaluated))
+
+
+@given(settings_of_runs())
+def test_replicas_walk_in_step(settings: dict[str, Any]) -> None:
+    """They agree before each item on whether to stop, so a difference in number would be a deadlock."""
+    walks = [
+        [(item.step, item.request.split, item.ends_evaluation) for item in all_items(program)]
+        for program in programs(**settings)
+    ]
+    assert all(walk == walks[0] for walk in walks)
+
+
+@given(settings_of_runs())
+def test_training_is_consecutive_and_each_row_comes_once_per_epoch(settings: dict[str, Any]) -> None:
+    batch, rows = settings["batch_size"], settings["train_rows"]
+    walks = [[item for item in all_items(program) if item.request.split == "train"] for program in programs(**settings)]
+    samples: list[int] = []
+    for step, items in enumerate(zip(*walks, strict=True)):
+        for item in items:
+            assert item.step == step + 1 and not item.ends_evaluation
+            assert item.request.count == batch // settings["replicas"]
+            samples += range(item.request.start, item.request.start + item.request.count)
+    assert samples == list(range(settings["total_steps"] * batch))
+    epochs, _, found = Order(3, rows).at(np.array(samples))
+    for epoch in range(len(samples) // rows):
+        assert found[epochs == epoch].tolist() == by_hand.order(3, epoch, rows)
+
+
+@given(settings_of_runs())
+def test_each_evaluation_sees_every_row_once_over_the_replicas(settings: dict[str, Any]) -> None:
+    """Also with fewer rows than replicas."""
+    seen: dict[int, list[int]] = {}
+    ends: dict[int, int] = {}
+    for program in programs(**settings):
+        for item in all_items(program):
+            if item.request.split == "validation":
+                assert 0 <= item.request.count <= settings["test_batch_size"]
+                seen.setdefault(item.step, []).extend(
+                    range(item.request.start, item.request.start + item.request.count)
+                )
+                ends[item.step] = ends.get(item.step, 0) + item.ends_evaluation
+    assert settings["total_steps"] in seen
+    for rows in seen.values():
+        assert sorted(rows) == list(range(settings["validation_rows"]))
+    assert set(ends.values()) == {settings["replicas"]}
+
+
+@given(settings_of_runs())
+def test_only_the_last_item_of_an_evaluation_ends_it(settings: dict[str, Any]) -> None:
+    for program in programs(**settings):
+        walk = all_items(program)
+        for item, after in zip(walk, [*walk[1:], None], strict=True):
+            last = item.request.split == "validation" and (after is None or after.request.split == "train")
+            # Two evaluations never follow each other, for updates lie between them.
+            assert item.ends_evaluation == last
+
+
+@given(settings_of_runs(), st.integers(0, 25), st.booleans())
+def test_resumed_walk_is_the_tail_of_the_whole(settings: dict[str, Any], step: int, evaluated: bool) -> None:
+    step = min(step, settings["total_steps"])
+    for program in programs(**settings):
+        tail = [
+            item
+            for item in all_items(program)
+            if item.step > step or (item.step == step and item.request.split == "validation" and not evaluated)
+        ]
+        assert all_items(program, step, evaluated=evaluated) == tail
+
+
+def test_a_small_run_written_down() -> None:
+    """5 validation rows over 2 replicas in batches of 2: 3 and 2 rows, and an empty item so that both have two."""
+    settings = {
+        "batch_size": 4, "test_batch_size": 2, "train_rows": 6, "validation_rows": 5, "total_steps": 3, "evaluation_every": 1.5,
+    }  # fmt: skip
+    first, second = (
+        [(item.step, item.request.split, item.request.start, item.request.count) for item in all_items(program)]
+        for program in programs(replicas=2, **settings)
+    )
+    assert first == [
+        (1, "train", 0, 2), (2, "train", 4, 2), (2, "validation", 0, 2), (2, "validation", 2, 1),
+        (3, "train", 8, 2), (3, "validation", 0, 2), (3, "validation", 2, 1),
+    ]  # fmt: skip
+    assert second == [
+        (1, "train", 2, 2), (2, "train", 6, 2), (2, "validation", 3, 2), (2, "validation", 5, 0),
+        (3, "train", 10, 2), (3, "validation", 3, 2), (3, "validation", 5, 0),
+    ]  # fmt: skip
+
+
+def config(batch_size: int = 10, **train: Any) -> Config:
+    loaded = load()
+    return dataclasses.replace(loaded, train=dataclasses.replace(loaded.train, batch_size=batch_size, **train))
+
+
+@given(
+    rows=st.integers(1, 300),
+    batch_size=st.integers(1, 60),
+    epochs=st.decimals("0.1", 12, places=1),
+    every=st.decimals("0.1", 4, places=2),
+)
+def test_steps_and_evaluations_fall_where_the_epochs_say(rows: int, batch_size: int, epochs: Any, every: Any) -> None:
+    """Exactly, against fractions: an evaluation comes with the first update that completes a multiple of `every` epochs."""
+    asked = config(batch_size, epochs=float(epochs), evaluate_every_epochs=float(every))
+    program = Program.of(asked, train_rows=rows, validation_rows=3, replica=0)
+    steps = math.ceil(Fraction(epochs) * rows / batch_size)
+    assert program.total_steps == steps
+    gap = Fraction(every) * rows / batch_size
+    due = {math.ceil(number * gap) for number in range(1, math.floor(steps / gap) + 2)}
+    expected = [step for step in range(1, steps + 1) if step in due or step == steps]
+    assert [item.step for item in all_items(program) if item.ends_evaluation] == expected
+
+
+def test_epochs_that_divide_evenly_make_no_step_too_many() -> None:
+    """41.7 updates 90 times are 3,753, though 90 * 41.7 is a little more in floats."""
+    assert math.ceil(90 * 41.7) == 3754
+    program = Program.of(config(epochs=90), train_rows=417, validation_rows=1, replica=0)
+    assert program.total_steps == 3753
+
+
+def test_imagenet_at_the_original_settings() -> None:
+    """1,281,167 images are 10,009.1 batches of 128; the last step is the one that completes epoch 91."""
+    program = Program.of(load("original.yaml"), train_rows=1_281_167, validation_rows=50_000, replica=0)
+    assert program.total_steps == 910_830
+    ends = [step for step in range(program.total_steps + 1) if program.evaluates_after(step)]
+    assert len(ends) == 91
+    assert ends[:2] == [10_010, 20_019] and ends[-2:] == [900_821, 910_830]
+    assert program.epoch_at(10_010) == pytest.approx(1.00009, abs=1e-5)
+
+
+def test_steps_instead_of_epochs_and_evaluation_at_the_end_only() -> None:
+    program = Program.of(
+        config(steps=7, epochs=None, evaluate_every_epochs=None), train_rows=15, validation_rows=4, replica=0
+    )
+    assert program.total_steps == 7
+    assert [item.step for item in all_items(program) if item.request.split == "validation"] == [7]
+    assert all_items(program, 7, evaluated=True) == []
+    assert [item.request.start for item in all_items(program, 7)] == [0]
+
+
+def test_a_run_that_is_beyond_its_end_has_nothing_left() -> None:
+    """As after training with fewer epochs than before."""
+    program = Program.of(config(steps=7, epochs=None), train_rows=15, validation_rows=4, replica=0)
+    assert [item for item in all_items(program, 9, evaluated=True) if item.request.split == "train"] == []
+
+
+def test_evaluation_alone_is_the_evaluation_of_the_run() -> None:
+    program = Program.of(config(steps=7, epochs=None), train_rows=15, validation_rows=300, replica=0)
+    assert list(program.evaluation(7)) == [item for item in all_items(program) if item.step == 7][1:]
