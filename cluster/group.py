@@ -9,6 +9,7 @@ Start-up, in this order:
 """
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ class WorkerGroup:
     """All actors of one attempt. Use as a context manager: on the way out everything is killed and given back."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+        # Actors have working directories of their own.
+        data = replace(plan.config.data, path=str(Path(plan.config.data.path).resolve()))
+        self.plan = replace(plan, config=replace(plan.config, data=data))
         self.columns: list[Any] = []
         self.feeds: list[Any] = []
         self.data_workers: list[dict[str, Any]] = []

@@ -60,7 +60,9 @@ def _connect(
     import ray
     from ray.job_config import JobConfig
 
-    settings: dict[str, Any] = {"address": address}
+    # Other nodes may have another version of this project, or none; they get this one.
+    code = [str(Path(__file__).parents[1] / package) for package in ("configs", "alexnet", "workers", "cluster")]
+    settings: dict[str, Any] = {"address": address, "runtime_env": {"py_modules": code, "excludes": ["__pycache__"]}}
     if address is None:
         settings = {
             # A cluster that happens to run on this machine is joined by --address only, never by accident.

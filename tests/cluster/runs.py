@@ -4,9 +4,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,30 @@ class Run:
         folders = sorted((self.folder / "checkpoints").glob("step-*" if step is None else f"step-{step:08d}*"))
         state = json.loads((folders[-1] / "state.json").read_text(encoding="utf-8"))
         return [file["sha256"] for file in state["files"]]
+
+
+@contextmanager
+def running_cluster(folder: Path, *, cpus: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Ray cluster of one node on loopback, as `ray start --head` starts it; its address and process. Ended by its own pids."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+    command += [f"--port={port}", f"--num-cpus={cpus}", "--include-dashboard=false", "--disable-usage-stats"]
+    with (folder / "cluster.txt").open("wb") as file:
+        cluster = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        end = time.monotonic() + 60
+        while "started" not in (folder / "cluster.txt").read_text():
+            assert cluster.poll() is None and time.monotonic() < end, (folder / "cluster.txt").read_text()
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}", cluster
+    finally:
+        processes = [psutil.Process(cluster.pid), *psutil.Process(cluster.pid).children(recursive=True)]
+        for process in processes:
+            if process.is_running():
+                process.kill()
+        cluster.wait()
 
 
 def alive(processes: list[psutil.Process], within_seconds: float = 5.0) -> list[str]:

@@ -41,7 +41,9 @@ def test_eta_counts_from_the_first_report_of_this_start(capsys: pytest.CaptureFi
 def test_evaluation_and_checkpoint_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with RunConsole(10) as run:
         run.report(EVALUATION)
-        run.report({"kind": "checkpoint", "step": 1200, "folder": "runs/[demo]/checkpoints/step-00001200", "seconds": 12.0})
+        run.report(
+            {"kind": "checkpoint", "step": 1200, "folder": "runs/[demo]/checkpoints/step-00001200", "seconds": 12.0}
+        )
         run.message("column r0 c0: pid 12 on [::1]")
     assert capsys.readouterr().out.splitlines() == [
         "evaluation after step 1,200 (epoch 1.50): loss 1.500  top-1 error 40.7%  top-5 error 18.2% on 50,000 validation images",
@@ -73,7 +75,10 @@ def test_plan_lines_stand_in_columns(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0:00"), (9.6, "0:10"), (59.5, "1:00"), (60, "1:00"), (123, "2:03"), (3599.6, "1:00:00"), (3723, "1:02:03"), (360_000, "100:00:00"), (-3, "0:00")],
+    [
+        (0, "0:00"), (9.6, "0:10"), (59.5, "1:00"), (60, "1:00"), (123, "2:03"), (3599.6, "1:00:00"), (3723, "1:02:03"),
+        (360_000, "100:00:00"), (-3, "0:00"),
+    ],
 )  # fmt: skip
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text

@@ -20,7 +20,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def problems(folder: Path, *, classes: int = 2, input_size: int = 32, positions: int | None = None, **changes: Any) -> str:
+def problems(
+    folder: Path, *, classes: int = 2, input_size: int = 32, positions: int | None = None, **changes: Any
+) -> str:
     """What `check_fit` says of a manifest with these changes; nothing if it fits."""
     config = by_hand.config(folder, crop_positions=positions)
     config = dataclasses.replace(
@@ -46,7 +48,9 @@ def test_each_problem_is_named_with_what_to_change(folder: Path) -> None:
     splits = Manifest.load(folder / "data").splits
     assert problems(folder, classes=10) == "it has 2 classes, but network.classes is 10; set network.classes=2"
     assert problems(folder, input_size=41).startswith("the stored images are 40x40, smaller than the crop of 41")
-    assert problems(folder, positions=10).startswith("augment.crop_positions = 10, but a crop of 32 has 9 in an image of 40")
+    assert problems(folder, positions=10).startswith(
+        "augment.crop_positions = 10, but a crop of 32 has 9 in an image of 40"
+    )
     without = problems(folder, splits={"train": splits["train"]})
     assert without == "it has no validation images; prepare it from a source that has some"
     empty = problems(folder, splits={**splits, "train": SplitInfo(shards=(), rows=0)})
@@ -86,7 +90,7 @@ def test_nothing_is_known_of_nothing(tmp_path: Path) -> None:
 
 def test_a_set_that_is_there_is_checked_before_anything_starts(folder: Path) -> None:
     config = load(None, [f"data.path={folder / 'data'}"])
-    with pytest.raises(UserError, match="it has 2 classes, but network.classes is 10"):
+    with pytest.raises(UserError, match=r"it has 2 classes, but network\.classes is 10"):
         dataset_size(config)
 
 

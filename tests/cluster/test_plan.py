@@ -93,7 +93,9 @@ def test_exchange_follows_replicas_and_processes() -> None:
 def test_devices(replicas: int, gpus: int, device: str, expected: tuple[str, int, int] | None) -> None:
     config = load("original.yaml", [f"cluster.replicas={replicas}", f"cluster.device={device}"])
     if expected is None:
-        with pytest.raises(UserError, match=rf"cluster.device is cuda, but there are {gpus} GPU\(s\) for {replicas} repl"):
+        with pytest.raises(
+            UserError, match=rf"cluster.device is cuda, but there are {gpus} GPU\(s\) for {replicas} repl"
+        ):
             choose_mesh(config, gpus)
         return
     mesh, why = choose_mesh(config, gpus)
@@ -163,13 +165,21 @@ def test_memory_of_weights(gpus: int, parameters: int) -> None:
     one, two = (plan(f"train.batch_size={images}", gpus=gpus).actor_bytes for images in (1, 2))
     assert one - (two - one) == 12 * parameters
     # Every activation of the layers, at least once: 55*55*96 and so on, for the maps that the process owns.
-    sides = {"conv1": 55 * 55 * 96, "conv2": 27 * 27 * 256, "conv3": 13 * 13 * 384, "conv4": 13 * 13 * 384, "conv5": 13 * 13 * 256}
+    sides = {
+        "conv1": 55 * 55 * 96,
+        "conv2": 27 * 27 * 256,
+        "conv3": 13 * 13 * 384,
+        "conv4": 13 * 13 * 384,
+        "conv5": 13 * 13 * 256,
+    }
     owned = sum(sides.values()) * 4 // (2 if gpus == 2 else 1)
     assert owned < two - one < 10 * owned
 
 
 def test_cpus() -> None:
-    made = plan("cluster.replicas=2", "cluster.cpus_per_column=3", "cluster.data_workers=4", "cluster.cpus_per_data_worker=0.5")
+    made = plan(
+        "cluster.replicas=2", "cluster.cpus_per_column=3", "cluster.data_workers=4", "cluster.cpus_per_data_worker=0.5"
+    )
     assert made.cpus == 2 * 2 * 3 + 2 * 4 * 0.5
     assert said(made)["actors"] == (
         "4 column worker(s) with 3 CPU(s) each; 8 data worker(s) with 0.5 CPU(s) each; 2 feed(s)"

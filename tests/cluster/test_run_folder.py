@@ -59,7 +59,10 @@ def test_settings_that_change_what_is_learned_are_named(begun: Path, setting: st
 def test_all_changes_are_named_at_once(begun: Path) -> None:
     with pytest.raises(UserError) as caught:
         folder(begun, "train.seed=1", "train.batch_size=32", "cluster.replicas=2").check_same_experiment()
-    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:-1]] == ["train.batch_size", "train.seed"]
+    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:-1]] == [
+        "train.batch_size",
+        "train.seed",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,12 @@ def test_damaged_config_names_itself(begun: Path, content: bytes) -> None:
 
 def test_result_round_trip(begun: Path) -> None:
     run = folder(begun)
-    result: dict[str, Any] = {"step": 625, "validation": {"loss": 0.1 + 0.2, "images": 1000}, "train": None, "feeds": [{}]}
+    result: dict[str, Any] = {
+        "step": 625,
+        "validation": {"loss": 0.1 + 0.2, "images": 1000},
+        "train": None,
+        "feeds": [{}],
+    }
     run.write_result({"step": 1})
     run.write_result(result)
     assert folder(begun).result() == result

@@ -1,12 +1,14 @@
 """The whole system, run as people run it: the same weights whatever happens on the way, or a clear end."""
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.runs import Run, alive
+from tests.cluster.runs import SMALL, Run, alive, running_cluster
 
 TRAINING_IMAGES = 30 * 200
 # 1,200 training images, so an evaluation every 12 steps, and one at the end.
@@ -143,7 +145,26 @@ def _losses(run: Run) -> dict[int, float]:
 
 
 def _kill(pid: int) -> None:
-    import os
-    import signal
-
     os.kill(pid, signal.SIGKILL)
+
+
+def test_joins_a_running_cluster_and_leaves_it_running(undisturbed: Run, folder: Path) -> None:
+    with running_cluster(folder, cpus=4) as (address, cluster):
+        run = Run(folder, "joined", arguments=(str(SMALL), "name=joined", "--address", address))
+        assert run.finish() == 0, run.text
+        assert run.weights() == undisturbed.weights()
+        assert cluster.poll() is None
+        # The actors are gone, so the cluster has room for another run; this one asks for more than there is.
+        arguments = (
+            str(SMALL),
+            "name=crowded",
+            "--address",
+            address,
+            "cluster.replicas=4",
+            "cluster.start_timeout_seconds=5",
+        )
+        crowded = Run(folder, "crowded", arguments=arguments)
+        assert crowded.finish(60) == 2
+        [told] = [line for line in crowded.text.splitlines() if line.startswith("error: ")]
+        assert "needs 12 CPUs" in told
+        assert "4 are free" in told or "has 4 CPUs" in told

@@ -4,6 +4,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from workers.meters import Meter
 NETWORK: Network = CASES["complete"].network
 """Convolutions, hidden layers that see all columns or their own, and 7 classes: 4 for one column, 3 for the other."""
 SETTINGS = Optimizer()
-STATE = {"schedule": {}, "errors": {}}
+STATE: dict[str, Any] = {"schedule": {}, "errors": {}}
 
 
 def network(**changes: Any) -> Network:
@@ -104,17 +105,15 @@ def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:
     for full in range(2):
 
         def no_space(*args: Any, full: int = full) -> None:
-            if rank == full:
-                working(*args)
-                raise OSError("No space left on device")
             working(*args)
+            if rank == full:
+                raise OSError("No space left on device")
 
-        checkpoint.save_file = no_space
-        try:
-            save(20, 20)
-        except OSError as error:
-            out[f"full on {full}"] = str(error)
-        checkpoint.save_file = working
+        with patch.object(checkpoint, "save_file", no_space):
+            try:
+                save(20, 20)
+            except OSError as error:
+                out[f"full on {full}"] = str(error)
         out[f"left by {full}"] = [found.step for found in checkpoint.committed(split)]
         dist.barrier()
 

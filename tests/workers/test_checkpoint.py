@@ -106,7 +106,9 @@ def test_a_save_that_fails_on_one_rank_fails_on_all_and_commits_nothing(
 def test_a_damaged_neighbour_is_told_to_all_ranks(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     """Rank 0 alone looks at the older checkpoints; the others must not wait for it in vain."""
     for seen in ranks[1]:
-        assert "rank 0" in seen["damaged beside it"] and "step-00000005/state.json is damaged" in seen["damaged beside it"]
+        assert (
+            "rank 0" in seen["damaged beside it"] and "step-00000005/state.json is damaged" in seen["damaged beside it"]
+        )
 
 
 def test_what_failed_saves_left_is_gone_after_the_next(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -195,7 +197,9 @@ def test_damaged_file_is_refused_by_name(
     else:
         file.write_bytes(data[:-1] if damage == "short" else data)
     model, optimizer = make()
-    with pytest.raises(UserError, match=f"{file.name} is missing or damaged .*remove the folder .*{newest.folder.name}"):
+    with pytest.raises(
+        UserError, match=f"{file.name} is missing or damaged .*remove the folder .*{newest.folder.name}"
+    ):
         load(newest, model, optimizer)
     # The one before it is as good as ever.
     load(committed(tmp_path)[-2], model, optimizer)
@@ -227,7 +231,9 @@ def test_no_folder_no_checkpoints(tmp_path: Path) -> None:
 def test_damaged_state_names_itself_and_the_way_out(one: Path, damage: Callable[[str], str]) -> None:
     file = one / "step-00000001" / "state.json"
     file.write_text(damage(file.read_text()))
-    with pytest.raises(UserError, match=r"step-00000001/state\.json is damaged .*; remove the folder .*step-00000001 to"):
+    with pytest.raises(
+        UserError, match=r"step-00000001/state\.json is damaged .*; remove the folder .*step-00000001 to"
+    ):
         committed(one)
 
 

@@ -31,11 +31,16 @@ def test_ranks_go_through_the_columns_of_a_replica_first() -> None:
 def test_processes_with_several_columns() -> None:
     mesh = Mesh(replicas=2, processes_per_replica=2, columns_per_process=2, device="cuda")
     assert [mesh.first_column(rank) for rank in range(4)] == [0, 2, 0, 2]
-    assert [mesh.name(rank) for rank in range(4)] == ["columns r0 c0-1", "columns r0 c2-3", "columns r1 c0-1", "columns r1 c2-3"]
+    assert [mesh.name(rank) for rank in range(4)] == [
+        "columns r0 c0-1",
+        "columns r0 c2-3",
+        "columns r1 c0-1",
+        "columns r1 c2-3",
+    ]
 
 
 def test_backends() -> None:
-    gpu, cpu = (Mesh(replicas=1, processes_per_replica=1, columns_per_process=2, device=d) for d in ("cuda", "cpu"))  # type: ignore[arg-type]
+    gpu, cpu = (Mesh(replicas=1, processes_per_replica=1, columns_per_process=2, device=d) for d in ("cuda", "cpu"))
     assert (gpu.backend, cpu.backend) == ("cpu:gloo,cuda:nccl", "gloo")
 
 
@@ -95,7 +100,11 @@ class PlayedFeed:
     def _batch(self, number: int) -> dict[str, Any]:
         if number >= self.count:
             raise IndexError(f"no batch {number}")
-        made = {"images": np.full((2, 4, 4, 3), number, np.uint8), "labels": np.full(2, number), "offsets": np.zeros((2, 2), int)}
+        made = {
+            "images": np.full((2, 4, 4, 3), number, np.uint8),
+            "labels": np.full(2, number),
+            "offsets": np.zeros((2, 2), int),
+        }
         if number % 2:
             made |= {"mirror": np.array([True, False]), "keys": np.array([-1, 2**63 - 1])}
             made |= {"colour": np.full((2, 3), 0.5, np.float32), "noisy": np.array([True, True])}
