@@ -117,7 +117,7 @@ def _complete(run: RunFolder, plan: Plan) -> bool:
 def _summary(run: RunFolder, result: dict[str, Any]) -> None:
     rows = [("validation, centre view", result["validation"])]
     if result.get("train"):
-        rows.append(("training, last report, augmented and with dropout", result["train"]))
+        rows.append(("training, last report", result["train"]))
     errors_table(rows)
     checkpoint = run.latest()
     print_plan(

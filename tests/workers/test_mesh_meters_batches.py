@@ -91,6 +91,7 @@ class PlayedFeed:
     def __init__(self, count: int) -> None:
         self.asked: list[tuple[int, int]] = []
         self.count = count
+        self.stored: list[dict[str, Any]] = []
         self.get = SimpleNamespace(remote=self._remote)
 
     def _remote(self, number: int, reader: int) -> Callable[[], Any]:
@@ -110,6 +111,7 @@ class PlayedFeed:
             made |= {"colour": np.full((2, 3), 0.5, np.float32), "noisy": np.array([True, True])}
         for array in made.values():
             array.setflags(write=False)  # as those in Ray's store are
+        self.stored.append(made)
         return made | {"decoded": 2, "seconds": 0.1}
 
 
@@ -134,7 +136,8 @@ def test_batches_come_in_order_as_tensors_of_their_own(open_batches: Any) -> Non
         batch = next(reader)
         assert (batch.images_BHWC == number).all() and batch.images_BHWC.dtype == torch.uint8
         assert batch.labels_B.tolist() == [number] * 2
-        batch.images_BHWC.zero_()  # a copy may be written to
+        batch.images_BHWC.fill_(99)  # a copy may be written to, and leaves the store's memory free to go
+        assert (feed.stored[number]["images"] == number).all()
         if number % 2:
             assert batch.mirror_B.tolist() == [True, False]
             assert batch.keys_B.tolist() == [-1, 2**63 - 1]
