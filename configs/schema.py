@@ -6,9 +6,19 @@ code" is the 2012 code released by the Computer History Museum, whose net #145 p
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, Field
+else:
+    try:
+        from pydantic import ConfigDict, Field
+    except ImportError:
+        # A machine that has torch and nothing else can build these classes by hand; only loading files checks them.
+        def Field(**limits: Any) -> Any:
+            return limits
+
+        ConfigDict = dict
 
 Count = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]

@@ -133,3 +133,19 @@ def test_data_path_loads_no_torch_through_others() -> None:
     assert others
     assert not loaded(others, ["torch", "ray"])
     assert not loaded(feed, ["torch"])
+
+
+def test_alexnet_needs_only_torch_and_numpy() -> None:
+    program = """
+import sys
+for name in ("ray", "pydantic", "yaml", "pyarrow", "rich", "simplejpeg", "PIL", "safetensors", "psutil"):
+    sys.modules[name] = None  # importing it raises ImportError
+import torch
+import alexnet.step, alexnet.schedule
+from alexnet.network import AlexNet
+from configs.schema import Conv, Network
+network = Network(classes=4, input_size=12, convs={"conv1": Conv(maps=4, kernel=3)})
+print(tuple(AlexNet(network)(torch.zeros(2, 3, 12, 12)).shape))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "(2, 4)", ran.stderr
