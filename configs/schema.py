@@ -16,7 +16,7 @@ else:
     except ImportError:
         # A machine that has torch and nothing else can build these classes by hand; only loading files checks them.
         def Field(**limits: Any) -> Any:
-            return limits
+            return tuple(limits.items())
 
         ConfigDict = dict
 
