@@ -103,6 +103,8 @@ def _augment(config: Config) -> Iterator[tuple[str, str]]:
     drawn, size = config.data.drawn_pictures, config.network.input_size
     if drawn is None:
         return
+    if config.network.classes != 10:
+        yield "network.classes", f"must be 10 for drawn pictures, not {config.network.classes}"
     if drawn.size < size:
         yield (
             "data.drawn_pictures.size",

@@ -4,7 +4,7 @@ Every parameter, and its momentum, is split over columns along dim 0. So each pr
 a safetensors file of its own, and whoever loads reads the rows that it needs from whichever files have them.
 
 The order of a save:
- 1. every rank enters; rank 0 makes the checkpoint's folder anew, and all wait for that;
+ 1. every rank enters; rank 0 makes the checkpoint's folder anew, and all wait for that (unless the step is committed already);
  2. each process of replica 0 writes its file and flushes it to disk;
  3. rank 0 collects names, sizes and SHA-256 of the files, writes `state.json` beside them, flushed, by a rename: that is
     the commit, and a folder without it is no checkpoint;
@@ -56,17 +56,24 @@ def committed(root: Path) -> list[Checkpoint]:
     found = []
     for state in root.glob("step-*/state.json"):
         try:
-            found.append(Checkpoint(folder=state.parent, state=json.loads(state.read_text(encoding="utf-8"))))
-            _ = found[-1].step, found[-1].evaluated, found[-1].state["files"], found[-1].state["shapes"]
+            content = json.loads(state.read_text(encoding="utf-8"))
+            version = content["version"]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{state} is damaged ({error}); remove the folder {state.parent} to go on without it"
-            ) from None
-        if found[-1].state.get("version") != VERSION:
+            raise _damaged(state, error) from None
+        if version != VERSION:
             raise UserError(
                 f"{state.parent} was written by another version of this program; remove it, or use that version"
             )
+        try:
+            found.append(Checkpoint(folder=state.parent, state=content))
+            _ = found[-1].step, found[-1].evaluated, found[-1].state["files"], found[-1].state["shapes"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(state, error) from None
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.evaluated))
+
+
+def _damaged(state: Path, error: Exception) -> UserError:
+    return UserError(f"{state} is damaged ({error}); remove the folder {state.parent} to go on without it")
 
 
 def save(
@@ -87,6 +94,8 @@ def save(
     """
     folder = root / f"step-{state['step']:08d}{'' if state['evaluated'] else '-before-evaluation'}"
     rank, problem, written = dist.get_rank(group), None, None
+    if any(_from_all((folder / "state.json").is_file(), group)):
+        return folder  # the same step of the same run: the same, bit for bit
     try:
         if rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
@@ -98,8 +107,7 @@ def save(
         written = _write(folder, model, optimizer) if writes else None
     except (OSError, SafetensorError) as error:
         problem = str(error)
-    files: list[Any] = [None] * group.size()
-    dist.all_gather_object(files, written, group=group)
+    files = _from_all(written, group)
     _agree(problem, group)
     try:
         if rank == 0:
@@ -119,6 +127,8 @@ def load(checkpoint: Checkpoint, model: AlexNet, optimizer: PaperSGD | None = No
     Raises UserError if the checkpoint is of another network, or a file of it is missing or damaged.
     """
     _same_network(checkpoint, model)
+    wanted = [*_rows(model), *(_rows(model, optimizer) if optimizer else ())]
+    missing = {name: rows.stop - rows.start for name, _, rows in wanted}
     for file in checkpoint.state["files"]:
         path = checkpoint.folder / Path(file["file"]).name
         if not path.is_file() or path.stat().st_size != file["bytes"] or _sha256(path) != file["sha256"]:
@@ -127,10 +137,13 @@ def load(checkpoint: Checkpoint, model: AlexNet, optimizer: PaperSGD | None = No
                 f"{checkpoint.folder} to go on from the checkpoint before it"
             )
         with safe_open(path, framework="pt") as tensors:
-            for name, _, rows in _rows(model):
-                _copy_rows(tensors, name, rows, file["rows"])
-            for name, _, rows in _rows(model, optimizer) if optimizer else ():
-                _copy_rows(tensors, name, rows, file["rows"])
+            for name, _, rows in wanted:
+                missing[name] -= _copy_rows(tensors, name, rows, file["rows"])
+    if any(missing.values()):
+        names = ", ".join(name for name, rows in missing.items() if rows)
+        raise UserError(
+            f"{checkpoint.folder} does not hold all rows of {names}; remove it to go on from the one before it"
+        )
 
 
 @dataclass(frozen=True)
@@ -174,12 +187,14 @@ def _write(folder: Path, model: AlexNet, optimizer: PaperSGD) -> dict[str, Any]:
     }
 
 
-def _copy_rows(tensors: Any, name: str, wanted: _Rows, there: Mapping[str, list[int]]) -> None:
+def _copy_rows(tensors: Any, name: str, wanted: _Rows, there: Mapping[str, list[int]]) -> int:
+    """Copy the wanted rows that a file has; returns how many those were."""
     start, stop = there[name]
     low, high = max(start, wanted.start), min(stop, wanted.stop)
     if low < high:
         part = tensors.get_slice(name)[low - start : high - start]
         wanted.values[low - wanted.start : high - wanted.start].copy_(part)
+    return max(0, high - low)
 
 
 def _same_network(checkpoint: Checkpoint, model: AlexNet) -> None:
@@ -216,11 +231,16 @@ def _prune(root: Path, keep: int, newest: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _from_all(value: Any, group: dist.ProcessGroup) -> list[Any]:
+    """Each rank's value, in order."""
+    values: list[Any] = [None] * group.size()
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
 def _agree(problem: str | None, group: dist.ProcessGroup) -> None:
     """Raise OSError on every rank if any has a problem; without this the others would wait for it for ever."""
-    problems: list[Any] = [None] * group.size()
-    dist.all_gather_object(problems, problem, group=group)
-    said = [f"rank {rank}: {text}" for rank, text in enumerate(problems) if text]
+    said = [f"rank {rank}: {text}" for rank, text in enumerate(_from_all(problem, group)) if text]
     if said:
         raise OSError(f"the checkpoint could not be written ({'; '.join(said)}); the ones before it are whole")
 

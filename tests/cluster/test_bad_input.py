@@ -67,7 +67,7 @@ def test_images_smaller_than_the_crop(capsys: pytest.CaptureFixture[str], data: 
 
 
 def test_other_number_of_classes(capsys: pytest.CaptureFixture[str], data: Path) -> None:
-    told = refused(capsys, [str(SMALL), f"data.path={data}", "network.classes=12"])
+    told = refused(capsys, [str(SMALL), f"data.path={data}", "data.drawn_pictures=null", "network.classes=12"])
     assert "10 classes" in told
     assert "network.classes=10" in told
 

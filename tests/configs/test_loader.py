@@ -244,9 +244,13 @@ REFUSED: list[tuple[list[str], str, str]] = [
     (["network.convs.conv2.kernel=11"], "network.convs.conv2", "a kernel of 11 does not fit 10 positions"),
     (["network.convs.conv1.then=[lrn]"], "network.convs.conv1.then", "network.lrn is not set"),
     (["network.convs.conv1.then=[spatial_lrn]"], "network.convs.conv1.then", "network.spatial_lrn is not set"),
-    (["data.drawn_pictures={size: 24}", "network.input_size=25"], "data.drawn_pictures.size", "draw larger pictures"),
     (
-        ["data.drawn_pictures={size: 24}", "network.input_size=20", "augment.crop_positions=6"],
+        ["data.drawn_pictures={size: 24}", "network.classes=10", "network.input_size=25"],
+        "data.drawn_pictures.size",
+        "draw larger pictures",
+    ),
+    (
+        ["data.drawn_pictures={size: 24}", "network.classes=10", "network.input_size=20", "augment.crop_positions=6"],
         "augment.crop_positions",
         "6 offsets do not fit",
     ),
@@ -264,10 +268,10 @@ def test_refused_with_path_and_hint(small: Path, overrides: list[str], path: str
 
 
 @pytest.mark.parametrize("overrides", [["augment.crop_positions=5"], ["network.columns=3", "network.convs.conv1.maps=9",
-                                        "network.convs.conv2.maps=6", "network.classes=5"]])  # fmt: skip
+                                        "network.convs.conv2.maps=6"]])  # fmt: skip
 def test_the_last_that_is_possible(small: Path, overrides: list[str]) -> None:
     """Just inside the limits that the cases above are outside of."""
-    load(small, ["data.drawn_pictures={size: 24}", "network.input_size=20", *overrides])
+    load(small, ["data.drawn_pictures={size: 24}", "network.classes=10", "network.input_size=20", *overrides])
 
 
 def test_all_mistakes_in_one_message(small: Path) -> None:

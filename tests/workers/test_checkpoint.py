@@ -280,8 +280,16 @@ def test_more_may_be_kept(alone: dist.ProcessGroup, tmp_path: Path) -> None:
     assert steps(tmp_path) == [(2, True), (3, True), (4, True)]
 
 
-def test_saving_a_step_again_replaces_it(alone: dist.ProcessGroup, one: Path) -> None:
+def test_saving_a_step_again_leaves_the_committed_one_alone(alone: dist.ProcessGroup, one: Path) -> None:
+    """It is the same, bit for bit; writing it anew would put it at risk."""
+    before = {path: path.stat().st_mtime_ns for path in (one / "step-00000001").iterdir()}
+    save_whole(one, alone, 1)
+    assert {path: path.stat().st_mtime_ns for path in (one / "step-00000001").iterdir()} == before
+
+
+def test_saving_over_what_was_never_committed_begins_anew(alone: dist.ProcessGroup, one: Path) -> None:
     (one / "step-00000001" / "columns-00-to-00.safetensors").write_bytes(b"of a save that had another split")
+    (one / "step-00000001" / "state.json").unlink()
     save_whole(one, alone, 1)
     assert sorted(path.name for path in (one / "step-00000001").iterdir()) == [
         "columns-00-to-01.safetensors",
