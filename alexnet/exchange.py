@@ -97,20 +97,24 @@ class _GatherColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own_BC: Tensor, exchange: ColumnExchange) -> Tensor:
         ctx.exchange = exchange
-        own_BC = own_BC.contiguous()
-        parts = own_BC.new_empty((exchange.columns * own_BC.shape[0], *own_BC.shape[1:]))
+        # Maps that have their channels side by side in memory keep them so: there the columns meet in the last dim.
+        ctx.last = own_BC.dim() == 4 and own_BC.is_contiguous(memory_format=torch.channels_last)
+        own = (own_BC.permute(0, 2, 3, 1) if ctx.last else own_BC).contiguous()
+        parts = own.new_empty((exchange.columns * own.shape[0], *own.shape[1:]))
         started = time.perf_counter()
-        _all_gather(parts, own_BC, group=exchange.group)
-        exchange._count(own_BC.numel(), started)
-        return torch.cat(parts.chunk(exchange.columns), dim=1)
+        _all_gather(parts, own, group=exchange.group)
+        exchange._count(own.numel(), started)
+        whole = torch.cat(parts.chunk(exchange.columns), dim=-1 if ctx.last else 1)
+        return whole.permute(0, 3, 1, 2) if ctx.last else whole
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         exchange: ColumnExchange = ctx.exchange
+        whole = grads[0].permute(0, 2, 3, 1) if ctx.last else grads[0]
         # The collective splits dim 0, so the columns' parts are stacked there.
-        parts = torch.cat(grads[0].chunk(exchange.columns, dim=1))
+        parts = torch.cat(whole.chunk(exchange.columns, dim=-1 if ctx.last else 1))
         own = parts.new_empty((parts.shape[0] // exchange.columns, *parts.shape[1:]))
         started = time.perf_counter()
         _reduce_scatter(own, parts, group=exchange.group)
         exchange._count(own.numel(), started)
-        return own, None
+        return own.permute(0, 3, 1, 2) if ctx.last else own, None

@@ -80,6 +80,7 @@ class AlexNet(nn.Module):
 
     exchange: how the processes that own the other columns are reached; not needed by a process that owns all.
     seed: of the initial weights, which are drawn whole and then sliced, so that they do not depend on the split.
+    fused: compile the response norms (see `LocalResponseNorm`).
     """
 
     def __init__(
@@ -90,10 +91,11 @@ class AlexNet(nn.Module):
         columns: int | None = None,
         exchange: Exchange | None = None,
         seed: int = 0,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         columns = network.columns - first_column if columns is None else columns
-        self.network, self.first_column, self.columns = network, first_column, columns
+        self.network, self.first_column, self.columns, self.fused = network, first_column, columns, fused
         self.exchange: Exchange = exchange or NoExchange()
         assert self.exchange.columns * columns == network.columns, "the processes own all columns, in equal parts"
         self.steps: list[tuple[str, str]] = []
@@ -123,7 +125,9 @@ class AlexNet(nn.Module):
             if step in ("lrn", "spatial_lrn"):
                 settings = getattr(self.network, step)
                 name = f"{layer.name}_{step}"
-                self.parts[name] = LocalResponseNorm(settings, columns=self.columns, spatial=step == "spatial_lrn")
+                self.parts[name] = LocalResponseNorm(
+                    settings, columns=self.columns, spatial=step == "spatial_lrn", fused=self.fused
+                )
                 self.steps.append(("part", name))
             else:
                 self.steps.append((step, ""))

@@ -1,4 +1,4 @@
-"""Local response normalisation over neighbouring maps or positions, with its analytic backward.
+"""Local response normalisation over neighbouring maps or positions, with its analytic backward, fused by a compiler.
 
     b = a * s ** -beta,   s = k + alpha' * (sum of a² over the window)                                  [P 3.3]
 
@@ -6,10 +6,14 @@ alpha' is alpha, or alpha divided by the number of elements in a full window as 
 at the edges: of the map, and of the column's own maps, also where one process owns several columns (authors'
 layers-145.cfg: each column's norm has its own column as the only input).
 
-Backward, with W the window sum (its own adjoint for odd sizes):
-    da = g * s ** -beta - 2 alpha' beta a * W(g * a * s ** (-beta - 1)).
+Backward, with W' the adjoint of the window sum (the same for odd sizes), from the input alone:
+    da = g * s ** -beta - 2 alpha' beta a * W'(g * a * s ** (-beta - 1)).
+
+Keeping the input and not s costs a second window sum, and saves writing, keeping and reading a tensor of the input's size.
 """
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,82 +23,135 @@ from torch import Tensor, nn
 
 from configs.schema import ResponseNorm
 
-
-def _sum_over_maps(x_BGMHW: Tensor, before: int, after: int) -> Tensor:
-    """For each map of a group, the sum over itself, `before` maps below and `after` above, inside the group."""
-    out = x_BGMHW.clone()
-    maps = x_BGMHW.shape[2]
-    for shift in range(1, max(before, after) + 1):
-        if shift >= maps:
-            break
-        if shift <= before:
-            out[:, :, shift:] += x_BGMHW[:, :, :-shift]
-        if shift <= after:
-            out[:, :, :-shift] += x_BGMHW[:, :, shift:]
-    return out
+Window = Callable[[Tensor, int, int], Tensor]
+"""Sum over the window from `before` below to `after` above each element."""
 
 
-def _sum_over_positions(x_BCHW: Tensor, before: int, after: int) -> Tensor:
-    """For each position, the sum over the square of positions around it, inside the map."""
+def _over_positions(x_BCHW: Tensor, before: int, after: int) -> Tensor:
     padded = F.pad(x_BCHW, (before, after, before, after))
     return F.avg_pool2d(padded, before + after + 1, stride=1, divisor_override=1)
 
 
-class _Normalise(torch.autograd.Function):
-    """x * (k + alpha W(x²)) ** -beta; `adjoint` is the transpose of the window sum `window`."""
+def _over_maps(x_BCHW: Tensor, before: int, after: int) -> Tensor:
+    """As the compiler likes it: shifted reads of one padded tensor, which it never makes."""
+    maps = x_BCHW.shape[1]
+    padded = F.pad(x_BCHW, (0, 0, 0, 0, before, after))
+    total = padded[:, :maps]
+    for shift in range(1, before + after + 1):
+        total = total + padded[:, shift : shift + maps]
+    return total
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        window: Callable[[Tensor], Tensor],
-        adjoint: Callable[[Tensor], Tensor],
-        alpha: float,
-        beta: float,
-        k: float,
-    ) -> Tensor:
-        scale = window(x * x).mul_(alpha).add_(k)
-        ctx.save_for_backward(x, scale)
-        ctx.adjoint, ctx.alpha, ctx.beta = adjoint, alpha, beta
-        return _power(scale, beta).mul_(x)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        x, scale = ctx.saved_tensors
-        through = _power(scale, ctx.beta).mul_(grads[0])
-        spread = ctx.adjoint((through * x).div_(scale))
-        return through.sub_(spread.mul_(x), alpha=2 * ctx.alpha * ctx.beta), None, None, None, None, None
+def _over_maps_in_place(x_BCHW: Tensor, before: int, after: int) -> Tensor:
+    """As it is fastest without a compiler: one tensor, added to in place."""
+    total, maps = x_BCHW.clone(), x_BCHW.shape[1]
+    for shift in range(1, min(max(before, after), maps - 1) + 1):
+        if shift <= before:
+            total[:, shift:] += x_BCHW[:, :-shift]
+        if shift <= after:
+            total[:, :-shift] += x_BCHW[:, shift:]
+    return total
+
+
+def _in_groups(window: Window, groups: int) -> Window:
+    """The same window within each of equal groups of maps."""
+    if groups == 1:
+        return window
+
+    def grouped(x_BCHW: Tensor, before: int, after: int) -> Tensor:
+        return torch.cat([window(group, before, after) for group in x_BCHW.chunk(groups, dim=1)], dim=1)
+
+    return grouped
 
 
 def _power(scale: Tensor, beta: float) -> Tensor:
     """scale ** -beta; two square roots are several times faster than a power, and exact to rounding."""
     if beta == 0.75:
         root = scale.rsqrt()
-        return root.mul_(root.sqrt())
+        return root * root.sqrt()
     return scale.pow(-beta)
 
 
-class LocalResponseNorm(nn.Module):
-    """Response norm of maps [B, C, H, W]; over neighbouring maps of each of `columns` equal groups, or over positions."""
+class _Kernel:
+    """A function of tensors, compiled at its first call; where that cannot be done it runs as it is, and says so once."""
 
-    def __init__(self, settings: ResponseNorm, *, columns: int, spatial: bool) -> None:
+    told = False
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        # The compiler keeps what it compiles by code object, and few versions of each; other settings are another function.
+        function.__code__ = function.__code__.replace()
+        self._function = function
+        self._compiled: Callable[..., Tensor] | None = torch.compile(function)
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        if self._compiled is None:
+            return self._function(*tensors)
+        for tensor in tensors:
+            # The last batch of an evaluation is smaller; it must not be compiled for anew.
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        try:
+            return self._compiled(*tensors)
+        except Exception as error:  # no compiler, or one that fails: there are as many errors as compilers
+            self._compiled = None
+            if not _Kernel.told:
+                _Kernel.told = True
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(
+                    f"response norm runs unfused, which is slower: {reason}. Install a C++ compiler, or set compute.fused=false",
+                    stacklevel=2,
+                )
+            return self._function(*tensors)
+
+
+@functools.cache
+def _kernels(
+    groups: int, size: int, spatial: bool, alpha: float, beta: float, k: float, fused: bool
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
+    """(forward of x, backward of gradient and x); layers with the same settings share what is compiled."""
+    # cuda-convnet's window starts at -size // 2, for maps and positions alike.
+    before, after = size // 2, size - 1 - size // 2
+    window = _over_positions if spatial else _in_groups(_over_maps if fused else _over_maps_in_place, groups)
+
+    def forward(x: Tensor) -> Tensor:
+        scale = window(x * x, before, after) * alpha + k
+        return x * _power(scale, beta)
+
+    def backward(grad: Tensor, x: Tensor) -> Tensor:
+        scale = window(x * x, before, after) * alpha + k
+        through = grad * _power(scale, beta)
+        spread = window(through * x / scale, after, before)
+        return through - (2 * alpha * beta) * x * spread
+
+    return (_Kernel(forward), _Kernel(backward)) if fused else (forward, backward)
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward: Callable[[Tensor], Tensor], backward: Callable[..., Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.kernel = backward
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.kernel(grads[0], x), None, None
+
+
+class LocalResponseNorm(nn.Module):
+    """Response norm of maps [B, C, H, W]; over neighbouring maps of each of `columns` equal groups, or over positions.
+
+    fused: compile forward and backward into one pass each, at their first use; that takes seconds, or less from torch's cache.
+    """
+
+    def __init__(self, settings: ResponseNorm, *, columns: int, spatial: bool, fused: bool = False) -> None:
         super().__init__()
-        self.settings, self.columns, self.spatial = settings, columns, spatial
         elements = settings.size**2 if spatial else settings.size
-        self.alpha = settings.alpha / elements if settings.divide_alpha_by_window else settings.alpha
-        # cuda-convnet's window starts at -size // 2 for maps and positions alike; symmetric for odd sizes.
-        self.before, self.after = settings.size // 2, settings.size - 1 - settings.size // 2
+        alpha = settings.alpha / elements if settings.divide_alpha_by_window else settings.alpha
+        self.kernels = _kernels(
+            1 if spatial else columns, settings.size, spatial, alpha, settings.beta, settings.k, fused
+        )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        over = _sum_over_positions if self.spatial else _sum_over_maps
-        before, after = self.before, self.after
-        x = x_BCHW if self.spatial else x_BCHW.unflatten(1, (self.columns, -1))
-        out: Tensor = _Normalise.apply(
-            x,
-            lambda values: over(values, before, after),
-            lambda values: over(values, after, before),
-            self.alpha,
-            self.settings.beta,
-            self.settings.k,
-        )
-        return out if self.spatial else out.flatten(1, 2)
+        out: Tensor = _Normalise.apply(x_BCHW, *self.kernels)
+        return out

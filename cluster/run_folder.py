@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # A run may go on with other values of these: where and how fast it runs, how long, and what is kept.
 CHANGEABLE = (
     "cluster.",
+    "compute.",
     "checkpoint.",
     "runs_folder",
     "data.path",

@@ -246,6 +246,17 @@ class Train(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compute(Section):
+    """How the same numbers are computed; none of it changes what is learned but for rounding."""
+
+    fused: bool = True
+    """Compile response norm into one pass over memory each way. The first start on a machine takes some ten seconds longer for
+    it; a short run is done sooner without."""
+    channels_last: bool = True
+    """Keep maps with their channels side by side in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint(Section):
     every_steps: Count | None = None
     """Null: only after each evaluation, when stopped, and at the end."""
@@ -288,5 +299,6 @@ class Config(Section):
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule
     train: Train
+    compute: Compute = field(default_factory=Compute)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     cluster: Cluster = field(default_factory=Cluster)

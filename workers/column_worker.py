@@ -123,7 +123,11 @@ class ColumnWorker:
             columns=self.mesh.columns_per_process,
             exchange=NoExchange() if alone else ColumnExchange(self._column_group),
             seed=config.train.seed,
+            fused=config.compute.fused,
         ).to(device)
+        if config.compute.channels_last:
+            # Only what has four dims has this layout; mypy knows no overload of `to` for it.
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = PaperSGD(model, config.optimizer) if train else None
         schedule = make_schedule(config.schedule)
         if start:

@@ -56,6 +56,8 @@ class Case:
     mean: str = "centre"
     decay_biases: bool = False
     updates: int = 5
+    as_trained: bool = False
+    """Compiled norms and channels_last, as column workers have them by default."""
 
 
 def _complete(**changes: Any) -> Network:
@@ -111,6 +113,7 @@ CASES = {
         decay_biases=True,
     ),
     "original in the small": Case(network=_small_original(), updates=2),
+    "as trained": Case(network=_complete(), as_trained=True),
 }
 
 SCHEDULE = StageSchedule(
@@ -184,8 +187,15 @@ def run(
     replicas, replica = (1, 0) if replica_group is None else (replica_group.size(), dist.get_rank(replica_group))
     rows = slice(replica * IMAGES // replicas, (replica + 1) * IMAGES // replicas)
     model = AlexNet(
-        case.network, first_column=first_column, columns=columns, exchange=exchange or NoExchange(), seed=3
+        case.network,
+        first_column=first_column,
+        columns=columns,
+        exchange=exchange or NoExchange(),
+        seed=3,
+        fused=case.as_trained,
     ).double()
+    if case.as_trained:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = Augment(mean=case.mean, colour_noise=ColourNoise(strength=NOISE))  # type: ignore[arg-type]
     statistics = PixelStatistics(mean_SSC=mean_image(case), eigenvalues=(1, 1, 1), eigenvectors=((1, 0, 0),) * 3)
     preprocess = Preprocess(augment, statistics, case.network.input_size).double()
