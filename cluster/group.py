@@ -18,6 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from cluster.environment import COLUMN_ENVIRONMENT
 from cluster.failures import RunFailed, explain
 from cluster.plan import Plan
 from configs.errors import UserError
@@ -25,15 +26,6 @@ from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
 from workers.data.feed import Feed
-
-# glibc gives blocks of more than 32 MB back to the system after each use, and a page fault for every 4 kB of the next one costs
-# a CPU run up to half of its time. So: no block from mmap, nothing given back, one arena, and huge pages where allowed.
-COLUMN_ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_ARENA_MAX": "1",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
 
 
 class WorkerGroup:

@@ -1,0 +1,58 @@
+"""The benchmark compares like with like, and runs to its end. No test asserts a speed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from alexnet.network import AlexNet, Column
+from cluster.contenders import network, stock
+from tests.cluster.runs import PROJECT
+
+
+def test_stock_and_ours_are_the_same_network() -> None:
+    ours, theirs = AlexNet(network(norms=True)).eval(), stock().eval()
+    layers = [part for part in ours.parts.values() if isinstance(part, Column)]
+    modules = [module for module in theirs.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        for layer, module in zip(layers, modules, strict=True):
+            # Ours silences units in training and halves the outputs in testing; stock doubles what is left in training.
+            halved = 2.0 if layer.layer.name in ("fc7", "classifier") else 1.0
+            module.weight.copy_(layer.weight / halved)
+            assert module.bias is not None
+            module.bias.copy_(layer.bias)
+        images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 50
+        wanted, got = theirs(images), ours(images)
+    # Seven layers of float32 sums in different orders.
+    assert (got - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_lrn_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.bench",
+        "lrn",
+        "--batch",
+        "1",
+        "--rounds",
+        "2",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["command"].startswith("python -m cluster.bench lrn --batch 1")
+    assert len(figures["lrn"]) == 4
+    for times in figures["lrn"].values():
+        assert {"stock", "ours"} <= set(times)
+        assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in times.values())
+    assert "x stock" in done.stdout
