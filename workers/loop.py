@@ -85,13 +85,18 @@ class Loop:
         self.steps_done = item.step
         self.evaluated = not self.program.evaluates_after(item.step)
         if item.step % self.config.train.report_every_steps == 0 or not self.evaluated:
-            taken = self._take(self._training)
-            self.report({"kind": "train", **taken, "weights_rate": rates.weights, "biases_rate": rates.biases})
-            if not math.isfinite(taken["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {taken['loss']} at step {item.step}: training has diverged; lower the learning rates "
-                    "(schedule) or the initial weights (init_std). The last checkpoint is from before that"
-                )
+            self._report_training()
+
+    def _report_training(self) -> None:
+        """Report what was trained since the last report. Raises FloatingPointError if training has diverged."""
+        rates = self.schedule.rates(self.program.epoch_at(self.steps_done - 1))
+        taken = self._take(self._training)
+        self.report({"kind": "train", **taken, "weights_rate": rates.weights, "biases_rate": rates.biases})
+        if not math.isfinite(taken["loss"]):
+            raise FloatingPointError(
+                f"the loss is {taken['loss']} at step {self.steps_done}: training has diverged; lower the learning rates "
+                "(schedule) or the initial weights (init_std). No checkpoint was made since the last finite loss"
+            )
 
     def _test(self, item: Item) -> None:
         if item.request.count:
@@ -124,6 +129,8 @@ class Loop:
         if self._saved == (self.steps_done, self.evaluated):
             return
         assert self.step.optimizer is not None
+        if self._training.sums is not None:
+            self._report_training()  # weights that are no numbers must not push out a checkpoint of some that are
         state = {
             **self.facts,
             "step": self.steps_done,

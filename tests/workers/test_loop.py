@@ -154,6 +154,14 @@ def test_divergence_ends_the_run_before_it_is_saved(alone: dist.ProcessGroup, tm
     assert committed(tmp_path) == []
 
 
+def test_divergence_between_reports_is_not_saved_either(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """A save is due after the first step, a report after the second."""
+    run = Started(tmp_path, alone, loss=float("nan"), every_steps=1)
+    with pytest.raises(FloatingPointError, match="at step 1: training has diverged"):
+        run.loop.train()
+    assert committed(tmp_path) == []
+
+
 def test_an_evaluation_alone_saves_nothing(alone: dist.ProcessGroup, tmp_path: Path) -> None:
     run = Started(tmp_path, alone)
     ended, errors = run.loop.evaluate()
