@@ -141,7 +141,8 @@ def _join(batch: int) -> dist.ProcessGroup:
     return group
 
 
-def main() -> None:
+def serve() -> None:
+    """Answer until stdin ends, or as the other column, until rank 0 does."""
     name, batch, threads, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(threads)
     step = make(name, batch, device)
@@ -161,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()
