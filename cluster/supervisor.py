@@ -17,6 +17,8 @@ COMPANION_SECONDS = 2.0
 """After the first failure, how long to wait for the others': a column's death makes its neighbours fail, maybe before it does."""
 STOP_SECONDS = 60.0
 """How long the ranks may take to agree on a stop and to save."""
+STARTING_SECONDS = 5.0
+"""The same as long as nothing has been reported: the first step may be compiling for half a minute, with little to save."""
 
 
 class Supervisor:
@@ -47,10 +49,11 @@ class Supervisor:
                 self._check(reference, running)
             if self._signals.requested is not None and stop_by is None:
                 self._group.stop()
-                stop_by = time.monotonic() + STOP_SECONDS
+                patience = STOP_SECONDS if self._reports_seen else STARTING_SECONDS
+                stop_by = time.monotonic() + patience
             if stop_by is not None and time.monotonic() > stop_by:
                 self._on_message(
-                    f"the columns did not stop within {STOP_SECONDS:g} s; ending them. The last checkpoint is whole"
+                    f"the columns did not stop within {patience:g} s; ending them. The last checkpoint is whole"
                 )
                 raise Interrupted(self._signals.requested or 0)
             self._poll()

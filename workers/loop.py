@@ -43,7 +43,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.steps_done = self.start.step if self.start else 0
-        self.evaluated = self.start.evaluated if self.start else False
+        self.evaluated = self.start.evaluated if self.start else True
         """Whether the evaluation that is due after `steps_done` updates has been done."""
         self._training, self._testing = Meter(), Meter()
         # A checkpoint that is there already is not made again: that would begin by removing it.
