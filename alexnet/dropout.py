@@ -24,6 +24,8 @@ def _mix(values: Tensor) -> Tensor:
     return values
 
 
+# Inductor's code for these wrapping products gives other bits than torch's own (torch 2.13, CPU), and masks must not depend on it.
+@torch.compiler.disable
 def keep_mask(keys_B: Tensor, layer: int, first_unit: int, units: int, dropout: float) -> Tensor:
     """Booleans [B, units]: True where a unit speaks, with probability 1 - dropout.
 

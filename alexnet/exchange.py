@@ -1,12 +1,10 @@
-"""Everything that the columns of one replica say to each other: every collective of the model is in this file.
+"""What the columns' processes say to each other: every collective of the model is in this file.
 
-A column computes its own maps, units or classes of each layer, so the loss is one function that all columns compute
-together. That fixes the adjoints:
+Forward, a layer that sees every column gathers their parts; backward, each column sends the others the gradients of theirs, and
+adds what it is sent (`alexnet.across`, which computes meanwhile). The two are each other's adjoint: every column's
+gradient is only its own share of the whole, so the shares must be added; there is no division.
 
-* `gather_columns`: forward all-gather (each column gets all parts), backward reduce-scatter with sum (each column gets the
-  sum over columns of the gradient of its own part). Each column's gradient is only its own share of the whole, so the shares
-  must be added; there is no division.
-* the reductions that the loss needs have no backward at all: the loss has its gradient in closed form (`alexnet.loss`).
+The reductions that the loss needs have no backward at all: the loss has its gradient in closed form (`alexnet.loss`).
 
 Two tempting variants give gradients that are `columns` times too large and say nothing: gathering the logits and computing
 the same loss on every column, and an all-reduce in the loss whose backward is an all-reduce again.
@@ -19,31 +17,44 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# torch 2.13 renamed them; 2.11 has only the older names.
+# torch 2.13 renamed it; 2.11 has only the older name.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-class Exchange(Protocol):
-    """What the network and the loss ask of the other columns."""
+class Reductions(Protocol):
+    """What the loss asks of the other columns."""
 
     columns: int
     """Processes that share the network's columns."""
-
-    def gather_columns(self, own_BC: Tensor) -> Tensor: ...
 
     def sum(self, values: Tensor) -> Tensor: ...
 
     def maximum(self, values: Tensor) -> Tensor: ...
 
 
+class Exchange(Reductions, Protocol):
+    """What the network asks of them as well."""
+
+    column: int
+    """This process's number among them."""
+
+    def begin_gather(self, own_BC: Tensor) -> "Gathering": ...
+
+    def begin_send(self, pieces: dict[int, Tensor]) -> "Sending": ...
+
+
+class Gathering(Protocol):
+    def end(self) -> list[Tensor]: ...
+
+
+class Sending(Protocol):
+    def end(self) -> dict[int, Tensor]: ...
+
+
 class NoExchange:
-    """For a process that owns every column: there is nobody to talk to, so everything is the identity."""
+    """For a process that owns every column: there is nobody to talk to."""
 
     columns = 1
-
-    def gather_columns(self, own_BC: Tensor) -> Tensor:
-        return own_BC
 
     def sum(self, values: Tensor) -> Tensor:
         return values
@@ -56,20 +67,23 @@ class ColumnExchange:
     """The exchange over a process group whose ranks are the columns of one replica, in order.
 
     group: the process group; passed, never global.
-    `floats_sent` and `seconds` count what this column sent to each other one and how long its host waited in collectives
-    (on a GPU: how long it took to launch them).
+    `floats_sent` and `seconds` count what this column sent to each other one and how long its host waited for collectives, which
+    is the exposed part of the exchange (on a GPU, where the stream waits and not the host: only how long it took to launch).
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group = group
-        self.columns = group.size()
+        self.columns, self.column = group.size(), group.rank()
         self.floats_sent = 0
         self.seconds = 0.0
 
-    def gather_columns(self, own_BC: Tensor) -> Tensor:
-        """The parts of all columns side by side: [B, C, ...] -> [B, columns * C, ...]. Differentiable."""
-        whole: Tensor = _GatherColumns.apply(own_BC, self)
-        return whole
+    def begin_gather(self, own_BC: Tensor) -> "Gathering":
+        """Send this column's part to the others; `end` waits and returns all columns' parts, in order. Not differentiable."""
+        return _Gathering(self, own_BC)
+
+    def begin_send(self, pieces: dict[int, Tensor]) -> "Sending":
+        """Send every other column its piece; `end` waits and returns what they sent, by column. Not differentiable."""
+        return _Sending(self, pieces)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over columns. Not differentiable."""
@@ -91,30 +105,54 @@ class ColumnExchange:
         self.seconds += time.perf_counter() - started
 
 
-class _GatherColumns(torch.autograd.Function):
-    """Forward: all-gather along dim 1. Backward, its adjoint: reduce-scatter (sum) along dim 1."""
+class _Gathering:
+    """An all-gather under way."""
 
-    @staticmethod
-    def forward(ctx: Any, own_BC: Tensor, exchange: ColumnExchange) -> Tensor:
-        ctx.exchange = exchange
-        # Maps that have their channels side by side in memory keep them so: there the columns meet in the last dim.
-        ctx.last = own_BC.dim() == 4 and own_BC.is_contiguous(memory_format=torch.channels_last)
-        own = (own_BC.permute(0, 2, 3, 1) if ctx.last else own_BC).contiguous()
-        parts = own.new_empty((exchange.columns * own.shape[0], *own.shape[1:]))
-        started = time.perf_counter()
-        _all_gather(parts, own, group=exchange.group)
-        exchange._count(own.numel(), started)
-        whole = torch.cat(parts.chunk(exchange.columns), dim=-1 if ctx.last else 1)
-        return whole.permute(0, 3, 1, 2) if ctx.last else whole
+    def __init__(self, exchange: ColumnExchange, own_BC: Tensor) -> None:
+        self._exchange, self._mine = exchange, own_BC
+        own, self._last = _dense(own_BC)
+        self._sent = own  # must live until the others have it
+        self._parts = own.new_empty((exchange.columns * own.shape[0], *own.shape[1:]))
+        self._work = _all_gather(self._parts, own, group=exchange.group, async_op=True)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        exchange: ColumnExchange = ctx.exchange
-        whole = grads[0].permute(0, 2, 3, 1) if ctx.last else grads[0]
-        # The collective splits dim 0, so the columns' parts are stacked there.
-        parts = torch.cat(whole.chunk(exchange.columns, dim=-1 if ctx.last else 1))
-        own = parts.new_empty((parts.shape[0] // exchange.columns, *parts.shape[1:]))
+    def end(self) -> list[Tensor]:
         started = time.perf_counter()
-        _reduce_scatter(own, parts, group=exchange.group)
-        exchange._count(own.numel(), started)
-        return own.permute(0, 3, 1, 2) if ctx.last else own, None
+        self._work.wait()
+        self._exchange._count(self._sent.numel(), started)
+        parts = [_maps(part, self._last) for part in self._parts.chunk(self._exchange.columns)]
+        parts[self._exchange.column] = self._mine
+        return parts
+
+
+class _Sending:
+    """An all-to-all under way, in which nobody sends anything to itself."""
+
+    def __init__(self, exchange: ColumnExchange, pieces: dict[int, Tensor]) -> None:
+        self._exchange, self._others = exchange, sorted(pieces)
+        dense = [_dense(pieces[column]) for column in self._others]
+        self._last = dense[0][1]
+        self._sent = torch.cat([piece for piece, _ in dense])
+        self._received = torch.empty_like(self._sent)
+        rows = dense[0][0].shape[0]
+        split = [0 if column == exchange.column else rows for column in range(exchange.columns)]
+        self._work = dist.all_to_all_single(
+            self._received, self._sent, split, split, group=exchange.group, async_op=True
+        )
+
+    def end(self) -> dict[int, Tensor]:
+        started = time.perf_counter()
+        assert self._work is not None
+        self._work.wait()
+        self._exchange._count(self._sent.numel() // len(self._others), started)
+        received = self._received.chunk(len(self._others))
+        return {column: _maps(piece, self._last) for column, piece in zip(self._others, received, strict=True)}
+
+
+def _dense(x: Tensor) -> tuple[Tensor, bool]:
+    """Contiguous, with channels last if the maps have them so in memory; and whether they have."""
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return (x.permute(0, 2, 3, 1) if last else x).contiguous(), last
+
+
+def _maps(x: Tensor, last: bool) -> Tensor:
+    return x.permute(0, 3, 1, 2) if last else x

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.exchange import Exchange
+from alexnet.exchange import Reductions
 
 
 class _ClassParallelCrossEntropy(torch.autograd.Function):
@@ -17,7 +17,7 @@ class _ClassParallelCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits_BC: Tensor, targets_B: Tensor, first_class: int, exchange: Exchange
+        ctx: Any, logits_BC: Tensor, targets_B: Tensor, first_class: int, exchange: Reductions
     ) -> tuple[Tensor, Tensor]:
         largest_B = exchange.maximum(logits_BC.amax(dim=1))
         shifted_BC = logits_BC - largest_B[:, None]
@@ -47,7 +47,7 @@ def _own(targets_B: Tensor, first_class: int, classes: int) -> tuple[Tensor, Ten
 
 
 def cross_entropy(
-    logits_BC: Tensor, targets_B: Tensor, *, first_class: int, exchange: Exchange
+    logits_BC: Tensor, targets_B: Tensor, *, first_class: int, exchange: Reductions
 ) -> tuple[Tensor, Tensor]:
     """(mean loss, loss per image without gradient), in nats. The same on every column.
 
@@ -59,7 +59,7 @@ def cross_entropy(
 
 
 @torch.no_grad()
-def target_rank(logits_BC: Tensor, targets_B: Tensor, *, first_class: int, exchange: Exchange) -> Tensor:
+def target_rank(logits_BC: Tensor, targets_B: Tensor, *, first_class: int, exchange: Reductions) -> Tensor:
     """How many classes are more probable than the true one, per image: the top-k error counts ranks of k or more.
 
     Among equal logits the lower class goes first, so that a network that says the same of all classes is not right by

@@ -8,16 +8,30 @@ Shape suffixes: B images, C maps of the owned columns, H and W positions, D unit
 
 import hashlib
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet.across import Convolution, Product, across_columns
+from alexnet.compiled import Compiled
 from alexnet.dropout import Dropout
 from alexnet.exchange import Exchange, NoExchange
 from alexnet.response_norm import LocalResponseNorm
 from configs.geometry import Layer, layers, share
 from configs.schema import Network
+
+
+@dataclass
+class Stretch:
+    """What a process computes between two exchanges."""
+
+    across: str = ""
+    """The layer that begins it by seeing other processes' columns; none in the first stretch."""
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    """(kind, name of the part if it has one), in order."""
 
 
 class Column(nn.Module):
@@ -54,10 +68,13 @@ class ConvColumn(Column):
         super().__init__(layer, owned, (layer.inputs, kernel, kernel), seed=seed, std=std, bias=bias)
         self.stride, self.padding, self.groups = stride, padding, groups
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, exchange: Exchange | None = None) -> Tensor:
         if self.layer.overhang:
             # The last window hangs over the right and bottom edge and reads zeros (authors' layer.py, convnet's ceil).
             x_BCHW = F.pad(x_BCHW, (0, self.layer.overhang, 0, self.layer.overhang))
+        if exchange is not None:
+            convolution = Convolution(self.stride, self.padding)
+            return across_columns(x_BCHW, self.weight, self.bias, exchange, convolution)
         return F.conv2d(x_BCHW, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
 
 
@@ -68,11 +85,14 @@ class DenseColumn(Column):
         super().__init__(layer, owned, (layer.inputs * layer.input_side**2,), seed=seed, std=std, bias=bias)
         self.groups = groups
 
-    def forward(self, x_BD: Tensor) -> Tensor:
+    def forward(self, x_BD: Tensor, exchange: Exchange | None = None) -> Tensor:
+        if exchange is not None:
+            return across_columns(x_BD, self.weight, self.bias, exchange, Product())
         if self.groups == 1:
             return F.linear(x_BD, self.weight, self.bias)
         x_BGD, weight_GOD = x_BD.unflatten(1, (self.groups, -1)), self.weight.unflatten(0, (self.groups, -1))
-        return torch.einsum("bgd,god->bgo", x_BGD, weight_GOD).flatten(1) + self.bias
+        y_BD = torch.einsum("bgd,god->bgo", x_BGD, weight_GOD).flatten(1)
+        return y_BD + self.bias.to(y_BD.dtype)
 
 
 class AlexNet(nn.Module):
@@ -81,6 +101,7 @@ class AlexNet(nn.Module):
     exchange: how the processes that own the other columns are reached; not needed by a process that owns all.
     seed: of the initial weights, which are drawn whole and then sliced, so that they do not depend on the split.
     fused: compile the response norms (see `LocalResponseNorm`).
+    compiled: compile all that lies between two exchanges.
     """
 
     def __init__(
@@ -89,17 +110,18 @@ class AlexNet(nn.Module):
         *,
         first_column: int = 0,
         columns: int | None = None,
-        exchange: Exchange | None = None,
+        exchange: Exchange | NoExchange | None = None,
         seed: int = 0,
         fused: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         columns = network.columns - first_column if columns is None else columns
         self.network, self.first_column, self.columns, self.fused = network, first_column, columns, fused
-        self.exchange: Exchange = exchange or NoExchange()
+        self.exchange: Exchange | NoExchange = exchange or NoExchange()
         assert self.exchange.columns * columns == network.columns, "the processes own all columns, in equal parts"
-        self.steps: list[tuple[str, str]] = []
         self.parts = nn.ModuleDict()
+        self._stretches = [Stretch()]
         table = layers(network)
         for number, layer in enumerate(table):
             owned = slice(
@@ -111,16 +133,16 @@ class AlexNet(nn.Module):
             else:
                 self._add_dense(layer, owned, seed=seed, number=number)
         self.first_class = owned.start
+        self._walks = [self._walk_of(stretch, compiled) for stretch in self._stretches]
 
     def _add_conv(self, layer: Layer, owned: slice, *, seed: int, first: bool) -> None:
         conv = self.network.convs[layer.name]
-        self._exchange_before(layer)
         groups = 1 if first or conv.sees == "all" else self.columns
         self.parts[layer.name] = ConvColumn(
             layer, owned, kernel=conv.kernel, stride=conv.stride, padding=conv.padding, groups=groups, seed=seed,
             std=conv.init_std, bias=conv.init_bias,
         )  # fmt: skip
-        self.steps.append(("part", layer.name))
+        self._begin(layer)
         for step in conv.then:
             if step in ("lrn", "spatial_lrn"):
                 settings = getattr(self.network, step)
@@ -128,15 +150,14 @@ class AlexNet(nn.Module):
                 self.parts[name] = LocalResponseNorm(
                     settings, columns=self.columns, spatial=step == "spatial_lrn", fused=self.fused
                 )
-                self.steps.append(("part", name))
+                self._stretches[-1].steps.append(("part", name))
             else:
-                self.steps.append((step, ""))
+                self._stretches[-1].steps.append((step, ""))
 
     def _add_dense(self, layer: Layer, owned: slice, *, seed: int, number: int) -> None:
         settings = self.network.denses.get(layer.name, self.network.classifier)
-        if self.steps and not any(kind == "flatten" for kind, _ in self.steps):
-            self.steps.append(("flatten", ""))
-        self._exchange_before(layer)
+        if number == len(self.network.convs):
+            self._stretches[-1].steps.append(("flatten", ""))
         self.parts[layer.name] = DenseColumn(
             layer,
             owned,
@@ -145,30 +166,47 @@ class AlexNet(nn.Module):
             std=settings.init_std,
             bias=settings.init_bias,
         )
-        self.steps.append(("part", layer.name))
+        self._begin(layer)
         if layer.kind == "dense":
-            self.steps.append(("activation", ""))
+            self._stretches[-1].steps.append(("activation", ""))
             dropout = self.network.denses[layer.name].dropout
             if dropout:
                 name = f"{layer.name}_dropout"
                 self.parts[name] = Dropout(
                     dropout, layer=number, first_unit=owned.start, units=owned.stop - owned.start
                 )
-                self.steps.append(("dropout", name))
+                self._stretches[-1].steps.append(("dropout", name))
 
-    def _exchange_before(self, layer: Layer) -> None:
-        if layer.exchanges:
-            self.steps.append(("exchange", ""))
+    def _begin(self, layer: Layer) -> None:
+        """A layer that sees other processes' columns begins a new stretch."""
+        if layer.exchanges and self.exchange.columns > 1:
+            self._stretches.append(Stretch(across=layer.name))
+        else:
+            self._stretches[-1].steps.append(("part", layer.name))
 
     def forward(self, images_BCHW: Tensor, keys_B: Tensor | None = None) -> Tensor:
         """Logits [B, owned classes] of images [B, 3, input_size, input_size].
 
         keys_B: int64, one per image, of the dropout masks; needed in training only.
         """
+        x = images_BCHW
+        for stretch, walk in zip(self._stretches, self._walks, strict=True):
+            if stretch.across:
+                # Columns stand side by side in dim 1 of maps and of flattened units alike.
+                x = self.parts[stretch.across](x, self.exchange)
+            x = walk(x, keys_B)
+        return x
+
+    def _walk_of(self, stretch: "Stretch", compiled: bool) -> Callable[[Tensor, Tensor | None], Tensor]:
+        def walk(x: Tensor, keys_B: Tensor | None) -> Tensor:
+            return self._walk(stretch.steps, x, keys_B)
+
+        return Compiled(walk, "the layers run uncompiled", "compute.compile=false") if compiled else walk
+
+    def _walk(self, steps: list[tuple[str, str]], x: Tensor, keys_B: Tensor | None) -> Tensor:
         activation = torch.relu if self.network.activation == "relu" else torch.tanh
         pool = self.network.pool
-        x = images_BCHW
-        for kind, name in self.steps:
+        for kind, name in steps:
             if kind == "part":
                 x = self.parts[name](x)
             elif kind == "dropout":
@@ -177,9 +215,6 @@ class AlexNet(nn.Module):
                 x = activation(x)
             elif kind == "pool":
                 x = F.max_pool2d(x, pool.size, pool.stride, ceil_mode=True)
-            elif kind == "exchange":
-                # Columns stand side by side in dim 1 of maps and of flattened units alike.
-                x = self.exchange.gather_columns(x)
             else:
                 x = x.flatten(1)
         return x

@@ -13,7 +13,6 @@ Keeping the input and not s costs a second window sum, and saves writing, keepin
 """
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet.compiled import Compiled
 from configs.schema import ResponseNorm
 
 Window = Callable[[Tensor, int, int], Tensor]
@@ -72,37 +72,6 @@ def _power(scale: Tensor, beta: float) -> Tensor:
     return scale.pow(-beta)
 
 
-class _Kernel:
-    """A function of tensors, compiled at its first call; where that cannot be done it runs as it is, and says so once."""
-
-    told = False
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        # The compiler keeps what it compiles by code object, and few versions of each; other settings are another function.
-        function.__code__ = function.__code__.replace()
-        self._function = function
-        self._compiled: Callable[..., Tensor] | None = torch.compile(function)
-
-    def __call__(self, *tensors: Tensor) -> Tensor:
-        if self._compiled is None:
-            return self._function(*tensors)
-        for tensor in tensors:
-            # The last batch of an evaluation is smaller; it must not be compiled for anew.
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        try:
-            return self._compiled(*tensors)
-        except Exception as error:  # no compiler, or one that fails: there are as many errors as compilers
-            self._compiled = None
-            if not _Kernel.told:
-                _Kernel.told = True
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(
-                    f"response norm runs unfused, which is slower: {reason}. Install a C++ compiler, or set compute.fused=false",
-                    stacklevel=2,
-                )
-            return self._function(*tensors)
-
-
 @functools.cache
 def _kernels(
     groups: int, size: int, spatial: bool, alpha: float, beta: float, k: float, fused: bool
@@ -113,16 +82,26 @@ def _kernels(
     window = _over_positions if spatial else _in_groups(_over_maps if fused else _over_maps_in_place, groups)
 
     def forward(x: Tensor) -> Tensor:
-        scale = window(x * x, before, after) * alpha + k
-        return x * _power(scale, beta)
+        wide = _wide(x)
+        scale = window(wide * wide, before, after) * alpha + k
+        return (wide * _power(scale, beta)).to(x.dtype)
 
     def backward(grad: Tensor, x: Tensor) -> Tensor:
-        scale = window(x * x, before, after) * alpha + k
+        wide = _wide(x)
+        scale = window(wide * wide, before, after) * alpha + k
         through = grad * _power(scale, beta)
-        spread = window(through * x / scale, after, before)
-        return through - (2 * alpha * beta) * x * spread
+        spread = window(through * wide / scale, after, before)
+        return (through - (2 * alpha * beta) * wide * spread).to(x.dtype)
 
-    return (_Kernel(forward), _Kernel(backward)) if fused else (forward, backward)
+    if not fused:
+        return forward, backward
+    what, setting = "response norm runs unfused", "compute.fused=false"
+    return Compiled(forward, what, setting), Compiled(backward, what, setting)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In bfloat16 the k of 2 and a small sum of squares would come to 2."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class _Normalise(torch.autograd.Function):

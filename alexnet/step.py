@@ -11,6 +11,7 @@ from alexnet.augment import Preprocess
 from alexnet.loss import cross_entropy, target_rank
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
+from alexnet.precision import Precision, autocast
 from alexnet.schedule import Rates
 
 
@@ -35,7 +36,7 @@ class Step:
     """The mathematics of a step; when to take one, test or save is the caller's affair.
 
     replica_group: ranks that own the same columns in the other replicas; None if there is one replica. Their gradients are
-    averaged while the backward pass goes on.
+    averaged while the backward pass goes on. precision: see `configs.schema.Compute`; the loss is computed in float32 or better.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Step:
         preprocess: Preprocess,
         optimizer: PaperSGD | None,
         replica_group: dist.ProcessGroup | None,
+        precision: Precision = "fp32",
     ) -> None:
+        self.precision = precision
         self.model, self.preprocess, self.optimizer = model, preprocess, optimizer
         self.forward: AlexNet | DistributedDataParallel = model
         if replica_group is not None and replica_group.size() > 1 and optimizer is not None:
@@ -56,7 +59,7 @@ class Step:
         assert self.optimizer is not None, "a step made for testing cannot train"
         self.model.train()
         images = self.preprocess(batch.images_BHWC, batch.offsets_B2, batch.mirror_B, batch.colour_BC, batch.noisy_B)
-        logits_BC = self.forward(images, batch.keys_B)
+        logits_BC = self._logits(self.forward, images, batch.keys_B)
         loss, losses_B = self._loss(logits_BC, batch)
         self.optimizer.zero_grad()
         loss.backward()
@@ -67,9 +70,15 @@ class Step:
         """The `sums` of this replica's images in the testing form of the network."""
         self.model.eval()
         with torch.no_grad():
-            logits_BC = self.model(self.preprocess(batch.images_BHWC, batch.offsets_B2))
+            images = self.preprocess(batch.images_BHWC, batch.offsets_B2)
+            logits_BC = self._logits(self.model, images, None)
             _, losses_B = self._loss(logits_BC, batch)
             return self._sums(logits_BC, losses_B, batch)
+
+    def _logits(self, forward: torch.nn.Module, images_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
+        with autocast(self.precision, images_BCHW.device.type):
+            logits_BC: Tensor = forward(images_BCHW, keys_B)
+        return logits_BC.float() if logits_BC.dtype == torch.bfloat16 else logits_BC
 
     def _loss(self, logits_BC: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return cross_entropy(

@@ -32,6 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after two to warm up (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of a contender in one process (default 2)")
+    parser.add_argument(
+        "--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="of all contenders in step and columns"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="step: also with compute.compile, which takes minutes to start"
+    )
     parser.add_argument("--json", metavar="FILE", help="write all figures to this file too")
     args = parser.parse_args(argv)
     if min(args.batch, args.rounds, args.threads) < 1:
@@ -39,11 +45,12 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    from cluster import measure
+    from cluster.benchmarks import norms, steps
+    from cluster.benchmarks.rounds import processor
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     machine = {
-        "machine": f"{platform.machine()}, {measure.processor()}, {torch.get_num_threads()} cores seen by torch",
+        "machine": f"{platform.machine()}, {processor()}, {torch.get_num_threads()} cores seen by torch",
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "command": f"python -m cluster.bench {' '.join(argv if argv is not None else sys.argv[1:])}",
@@ -51,9 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     for key, value in machine.items():
         print(f"{key:<10}{value}")
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
-        "lrn": lambda: measure.response_norm(args.batch, args.rounds, args.threads, device),
-        "step": lambda: measure.steps(args.batch, args.rounds, args.threads, device),
-        "columns": lambda: measure.columns(args.batch, args.rounds, args.threads),
+        "lrn": lambda: norms.response_norm(args.batch, args.rounds, args.threads, device),
+        "step": lambda: steps.steps(args.batch, args.rounds, args.threads, device, args.precision, args.compile),
+        "columns": lambda: steps.columns(args.batch, args.rounds, args.threads, args.precision),
     }
     figures = {what: kinds[what]() for what in (kinds if args.what == "all" else [args.what])}
     if args.json:

@@ -140,6 +140,13 @@ class Data(Section):
     """If set and `path` does not exist, the pictures are drawn and prepared into it."""
     verify_checksums: bool = True
     """Read every shard once before the first step and compare its SHA-256 with the manifest's."""
+    max_corrupt_records: Natural = 100
+    """A training image whose stored bytes are damaged is replaced by another one, and named; the run stops when there are more
+    of them than this."""
+    cache_folder: str | None = None
+    """Where shards of a data set at a URL (s3://, gs://, file://) are kept on each node; null: in the user's cache folder."""
+    cache_gigabytes: Positive = 300.0
+    """The most that this cache holds; whole shards that were not used for longest go first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +261,11 @@ class Compute(Section):
     it; a short run is done sooner without."""
     channels_last: bool = True
     """Keep maps with their channels side by side in memory."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """What convolutions and matrix products are computed in. tf32: float32 with 10 bits of mantissa inside the products, on GPUs
+    that have it. bf16: activations and their exchange in bfloat16; weights, gradients, updates and the loss stay in float32."""
+    compile: bool = False
+    """Compile the layers between two exchanges as a whole (torch.compile). Takes a minute or more at each start."""
 
 
 @dataclass(frozen=True, kw_only=True)

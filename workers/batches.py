@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import ray
 import torch
@@ -23,16 +22,25 @@ class Batches:
     def __init__(self, feed: Any, reader: int, device: torch.device) -> None:
         """feed: handle of a `Feed` actor that has been opened. reader: this column's number among its readers."""
         self._feed, self._reader, self._device = feed, reader, device
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=1)
+        self._ready: queue.Queue[tuple[Batch, torch.cuda.Event | None] | BaseException] = queue.Queue(maxsize=1)
+        # Copies to a GPU go beside what it computes, on a stream of their own.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fetch, name="batches", daemon=True)
         self._thread.start()
 
     def __next__(self) -> Batch:
         """Blocks until the next batch is here; raises what went wrong in making it."""
-        batch = self._ready.get()
-        if isinstance(batch, BaseException):
-            raise batch
+        got = self._ready.get()
+        if isinstance(got, BaseException):
+            raise got
+        batch, copied = got
+        if copied is not None:
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_event(copied)  # the stream waits; this thread does not
+            for tensor in vars(batch).values():
+                if tensor is not None:
+                    tensor.record_stream(computing)
         return batch
 
     def close(self) -> None:
@@ -40,14 +48,16 @@ class Batches:
 
     def _fetch(self) -> None:
         try:
+            if self._stream is not None:
+                torch.cuda.set_stream(self._stream)  # of this thread alone
             for batch in self._all():
-                self._put(batch)
+                self._put((batch, None if self._stream is None else self._stream.record_event()))
                 if self._closed.is_set():
                     return
         except BaseException as error:  # whatever it is, the column's own thread must hear of it
             self._put(error)
 
-    def _put(self, item: Batch | BaseException) -> None:
+    def _put(self, item: tuple[Batch, torch.cuda.Event | None] | BaseException) -> None:
         """Wait for room, unless closed."""
         while not self._closed.is_set():
             try:
@@ -70,8 +80,12 @@ class Batches:
     def _copy(self, arrays: dict[str, Any]) -> Batch:
         def tensor(name: str) -> Tensor:
             values: npt.NDArray[Any] = arrays[name]
-            # Arrays from the store are read-only, which torch cannot express; so the copy is made here.
-            return torch.from_numpy(np.array(values)).to(self._device, non_blocking=True)
+            # Arrays from the store are read-only, which torch cannot express; so the copy is made here. For a GPU it is made into
+            # pinned memory, which torch keeps and gives out again once the transfer is done.
+            kind = torch.from_numpy(values[:0].copy()).dtype
+            own = torch.empty(values.shape, dtype=kind, pin_memory=self._stream is not None)
+            own.numpy()[...] = values
+            return own.to(self._device, non_blocking=True)
 
         def optional(name: str) -> Tensor | None:
             return tensor(name) if name in arrays else None

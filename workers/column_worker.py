@@ -19,6 +19,7 @@ from alexnet.counter import VERSION as DRAWS_VERSION
 from alexnet.exchange import ColumnExchange, NoExchange
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
+from alexnet.precision import set_precision
 from alexnet.schedule import make_schedule
 from alexnet.step import Step
 from configs.schema import Config
@@ -113,6 +114,7 @@ class ColumnWorker:
     def _run(self, feed: Any, checkpoints: Path, start: Checkpoint | None, *, train: bool) -> dict[str, Any]:
         # The number of threads belongs to the thread that computes, and an actor's methods run on several.
         torch.set_num_threads(self.config.cluster.cpus_per_column)
+        set_precision(self.config.compute.precision)
         config, device = self.config, torch.device(self.mesh.device)
         folder = Path(config.data.path)
         manifest = Manifest.load(folder)
@@ -124,11 +126,12 @@ class ColumnWorker:
             exchange=NoExchange() if alone else ColumnExchange(self._column_group),
             seed=config.train.seed,
             fused=config.compute.fused,
+            compiled=config.compute.compile,
         ).to(device)
         if config.compute.channels_last:
             # Only what has four dims has this layout; mypy knows no overload of `to` for it.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = PaperSGD(model, config.optimizer) if train else None
+        optimizer = PaperSGD(model, config.optimizer, fused=config.compute.fused) if train else None
         schedule = make_schedule(config.schedule)
         if start:
             load(start, model, optimizer)
@@ -147,7 +150,7 @@ class ColumnWorker:
             mesh=self.mesh,
             rank=self.rank,
             program=program,
-            step=Step(model, preprocess, optimizer, self._replica_group),
+            step=Step(model, preprocess, optimizer, self._replica_group, config.compute.precision),
             schedule=schedule,
             batches=Batches(feed, self.mesh.place(self.rank), device),
             group=self._control_group,

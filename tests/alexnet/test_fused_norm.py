@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from alexnet import response_norm
+from alexnet.compiled import Compiled
 from alexnet.response_norm import LocalResponseNorm
 from configs.schema import ResponseNorm
 
@@ -51,7 +51,7 @@ def test_without_a_compiler_it_runs_plainly_and_says_so_once(monkeypatch: pytest
         return fail
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    monkeypatch.setattr(response_norm._Kernel, "told", False)
+    monkeypatch.setattr(Compiled, "_told", set())
     # Settings of its own, for kernels are shared between norms with the same ones.
     settings = ResponseNorm(size=3, alpha=0.123)
     x, grad = torch.randn(2, 8, 6, 6), torch.randn(2, 8, 6, 6)

@@ -39,9 +39,6 @@ class Together:
     def maximum(self, values: Tensor) -> Tensor:
         return self._all(values).amax(dim=0)
 
-    def gather_columns(self, own_BC: Tensor) -> Tensor:
-        raise AssertionError("the loss must not gather logits")
-
 
 def in_columns(columns: int, logits_BC: Tensor, compute: Callable[[Tensor, int, Together], T]) -> list[T]:
     """[compute(own logits, first own class, exchange) for each column], in threads."""

@@ -8,11 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from alexnet.exchange import Sending
 from alexnet.network import AlexNet
 from configs.geometry import layers, share
 from configs.loader import load
 from configs.schema import Network
 from tests.parity.cases import CASES
+
+
+class Echo:
+    """A gathering that ends at once."""
+
+    def __init__(self, parts: list[Tensor]) -> None:
+        self.parts = parts
+
+    def end(self) -> list[Tensor]:
+        return self.parts
 
 
 class Silent:
@@ -21,8 +32,13 @@ class Silent:
     def __init__(self, columns: int) -> None:
         self.columns = columns
 
-    def gather_columns(self, own_BC: Tensor) -> Tensor:
-        return torch.cat([own_BC] * self.columns, dim=1)
+    column = 0
+
+    def begin_gather(self, own_BC: Tensor) -> "Echo":
+        return Echo([own_BC] * self.columns)
+
+    def begin_send(self, pieces: dict[int, Tensor]) -> Sending:
+        raise AssertionError("nothing is differentiated here")
 
     def sum(self, values: Tensor) -> Tensor:
         return values
@@ -120,9 +136,9 @@ class Counting(Silent):
         super().__init__(columns)
         self.floats: list[int] = []
 
-    def gather_columns(self, own_BC: Tensor) -> Tensor:
+    def begin_gather(self, own_BC: Tensor) -> Echo:
         self.floats.append(own_BC[0].numel())
-        return super().gather_columns(own_BC)
+        return super().begin_gather(own_BC)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from alexnet.network import AlexNet, Column
-from cluster.contenders import network, stock
+from cluster.benchmarks.contenders import network, stock
 from tests.cluster.runs import PROJECT
 
 

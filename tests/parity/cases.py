@@ -57,7 +57,9 @@ class Case:
     decay_biases: bool = False
     updates: int = 5
     as_trained: bool = False
-    """Compiled norms and channels_last, as column workers have them by default."""
+    """Compiled norms and update, and channels_last, as column workers have them by default."""
+    compiled: bool = False
+    """All that lies between two exchanges compiled as a whole."""
 
 
 def _complete(**changes: Any) -> Network:
@@ -114,6 +116,7 @@ CASES = {
     ),
     "original in the small": Case(network=_small_original(), updates=2),
     "as trained": Case(network=_complete(), as_trained=True),
+    "compiled": Case(network=_complete(), as_trained=True, compiled=True, updates=2),
 }
 
 SCHEDULE = StageSchedule(
@@ -193,13 +196,15 @@ def run(
         exchange=exchange or NoExchange(),
         seed=3,
         fused=case.as_trained,
+        compiled=case.compiled,
     ).double()
     if case.as_trained:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = Augment(mean=case.mean, colour_noise=ColourNoise(strength=NOISE))  # type: ignore[arg-type]
     statistics = PixelStatistics(mean_SSC=mean_image(case), eigenvalues=(1, 1, 1), eigenvectors=((1, 0, 0),) * 3)
     preprocess = Preprocess(augment, statistics, case.network.input_size).double()
-    optimizer = PaperSGD(model, Optimizer(momentum=MOMENTUM, weight_decay=DECAY, decay_biases=case.decay_biases))
+    settings = Optimizer(momentum=MOMENTUM, weight_decay=DECAY, decay_biases=case.decay_biases)
+    optimizer = PaperSGD(model, settings, fused=case.as_trained)
     step, schedule = Step(model, preprocess, optimizer, replica_group), Stages(SCHEDULE)
 
     first = _batch(draw(case, 0), rows)

@@ -3,37 +3,67 @@
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
+from alexnet.across import Convolution, Product, across_columns
 from alexnet.exchange import ColumnExchange, NoExchange
 from tests.ranks import run_ranks
 
 COLUMNS = 3
 
 
-def own_part(rank: int) -> Tensor:
-    """[2, 4, 5, 3], not contiguous, as maps after a transpose are."""
-    return torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(rank)).transpose(1, 3)
+def own_part(rank: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """[2, 4, 5, 3] of integers, whose sums are exact in any order."""
+    values = torch.randint(-9, 10, (2, 4, 5, 3), generator=torch.Generator().manual_seed(rank)).double()
+    return values.contiguous(memory_format=layout)
 
 
-def weights_of(rank: int) -> Tensor:
-    """[2, 12, 5, 3]: each column makes something else of the whole. Integers, whose sums are exact in any order."""
-    return torch.randint(-9, 10, (2, 12, 5, 3), generator=torch.Generator().manual_seed(10 + rank)).float()
+def conv_of(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [6, 12, 3, 3] and biases of this rank's maps, and the gradient [2, 6, 3, 2] of what they give at stride 2."""
+    generator = torch.Generator().manual_seed(10 + rank)
+    shapes = ((6, 12, 3, 3), (6,), (2, 6, 3, 2))
+    weight, bias, grad = (torch.randint(-5, 6, shape, generator=generator).double() for shape in shapes)
+    return weight, bias, grad
+
+
+def dense_of(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of fully connected units: [7, 180], [7], and [2, 7]."""
+    generator = torch.Generator().manual_seed(20 + rank)
+    weight, bias, grad = (
+        torch.randint(-5, 6, shape, generator=generator).double() for shape in ((7, 180), (7,), (2, 7))
+    )
+    return weight, bias, grad
 
 
 def collectives(rank: int) -> dict[str, Tensor]:
     world = dist.group.WORLD
     assert world is not None
     exchange = ColumnExchange(world)
-    assert exchange.columns == COLUMNS
-    part = own_part(rank).requires_grad_()
-    whole = exchange.gather_columns(part)
-    (gradient,) = torch.autograd.grad((whole * weights_of(rank)).sum(), part)
+    assert (exchange.columns, exchange.column) == (COLUMNS, rank)
+    found: dict[str, Tensor] = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        part = own_part(rank, layout).requires_grad_()
+        weight, bias, grad = conv_of(rank)
+        out = across_columns(part, weight.requires_grad_(), bias.requires_grad_(), exchange, Convolution(2, 1))
+        gradients = torch.autograd.grad(out, (part, weight, bias), grad)
+        found |= {f"conv {layout} {name}": value for name, value in zip(NAMES, (out.detach(), *gradients), strict=True)}
+    part = own_part(rank).flatten(1).requires_grad_()
+    weight, bias, grad = dense_of(rank)
+    out = across_columns(part, weight.requires_grad_(), bias.requires_grad_(), exchange, Product())
+    gradients = torch.autograd.grad(out, (part, weight, bias), grad)
+    found |= {f"dense {name}": value for name, value in zip(NAMES, (out.detach(), *gradients), strict=True)}
+    # To each other column its piece: 100 for a piece from 1 to 0.
+    sent = exchange.begin_send({to: torch.tensor([[100.0 * rank + to]]) for to in range(COLUMNS) if to != rank}).end()
+    found["received"] = torch.cat([sent[column] for column in sorted(sent)])
     values = torch.tensor([rank, -rank, 5.0], requires_grad=True)
     reduced = {"sum": exchange.sum(values), "maximum": exchange.maximum(values)}
     assert not any(tensor.requires_grad for tensor in reduced.values())
     assert values.tolist() == [rank, -rank, 5.0], "reduced in place"
-    return {"whole": whole.detach(), "gradient": gradient, **reduced}
+    return {**found, **reduced}
+
+
+NAMES = ("output", "of input", "of weight", "of bias")
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +71,29 @@ def ranks() -> list[dict[str, Tensor]]:
     return run_ranks(collectives, COLUMNS)
 
 
-def test_gather_puts_the_columns_side_by_side_bitwise(ranks: list[dict[str, Tensor]]) -> None:
-    whole = torch.cat([own_part(rank) for rank in range(COLUMNS)], dim=1)
-    assert all(torch.equal(rank["whole"], whole) for rank in ranks)
-
-
-def test_gathers_gradient_is_the_sum_of_all_columns_wishes(ranks: list[dict[str, Tensor]]) -> None:
-    """Autograd's own answer, for one process that does what all of them do."""
+@pytest.mark.parametrize("kind", ["conv torch.contiguous_format", "conv torch.channels_last", "dense"])
+def test_layers_that_see_all_columns_equal_autograds_own(kind: str, ranks: list[dict[str, Tensor]]) -> None:
+    """One process that does what all of them do. Integers, so exact."""
     parts = [own_part(rank).requires_grad_() for rank in range(COLUMNS)]
-    whole = torch.cat(parts, dim=1)
-    wishes = torch.stack([(whole * weights_of(rank)).sum() for rank in range(COLUMNS)])
-    expected = torch.autograd.grad(wishes.sum(), parts)
-    assert all(torch.equal(rank["gradient"], gradient) for rank, gradient in zip(ranks, expected, strict=True))
+    made = [(conv_of if kind.startswith("conv") else dense_of)(rank) for rank in range(COLUMNS)]
+    weights = [weight.requires_grad_() for weight, _, _ in made]
+    biases = [bias.requires_grad_() for _, bias, _ in made]
+    if kind.startswith("conv"):
+        whole = torch.cat(parts, dim=1)
+        outputs = [F.conv2d(whole, w, b, 2, 1) for w, b in zip(weights, biases, strict=True)]
+    else:
+        whole = torch.cat([part.flatten(1) for part in parts], dim=1)
+        outputs = [F.linear(whole, w, b) for w, b in zip(weights, biases, strict=True)]
+    gradients = torch.autograd.grad(outputs, [*parts, *weights, *biases], [grad for _, _, grad in made])
+    for rank in range(COLUMNS):
+        wanted = (outputs[rank].detach(), *gradients[rank::COLUMNS])
+        for name, value in zip(NAMES, wanted, strict=True):
+            found = ranks[rank][f"{kind} {name}"]
+            assert torch.equal(found.reshape(value.shape), value), (rank, name)
+
+
+def test_each_column_gets_the_piece_meant_for_it(ranks: list[dict[str, Tensor]]) -> None:
+    assert [rank["received"].flatten().tolist() for rank in ranks] == [[100.0, 200.0], [1.0, 201.0], [2.0, 102.0]]
 
 
 def test_reductions(ranks: list[dict[str, Tensor]]) -> None:
@@ -64,5 +105,4 @@ def test_reductions(ranks: list[dict[str, Tensor]]) -> None:
 def test_nobody_to_talk_to_changes_nothing() -> None:
     values, exchange = own_part(0), NoExchange()
     assert exchange.columns == 1
-    assert exchange.gather_columns(values) is values
     assert torch.equal(exchange.sum(values), values) and torch.equal(exchange.maximum(values), values)

@@ -39,9 +39,23 @@ def right_loss(logits_BC: Tensor, labels_B: Tensor, first_class: int, exchange: 
     return cross_entropy(logits_BC, labels_B, first_class=first_class, exchange=exchange)[0]
 
 
+class _GatherColumns(torch.autograd.Function):
+    """All-gather whose backward is its adjoint: what each column wishes for a part is added up."""
+
+    @staticmethod
+    def forward(ctx: Any, own_BC: Tensor, exchange: ColumnExchange) -> Tensor:
+        ctx.exchange = exchange
+        return torch.cat(exchange.begin_gather(own_BC).end(), dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        exchange = ctx.exchange
+        return exchange.sum(grads[0]).chunk(exchange.columns, dim=1)[exchange.column], None
+
+
 def gathered_logits(logits_BC: Tensor, labels_B: Tensor, first_class: int, exchange: ColumnExchange) -> Tensor:
     """Trap: the same whole loss on every column; the gather's backward then adds up as many whole gradients."""
-    return F.cross_entropy(exchange.gather_columns(logits_BC), labels_B)
+    return F.cross_entropy(_GatherColumns.apply(logits_BC, exchange), labels_B)
 
 
 class _SumBothWays(torch.autograd.Function):

@@ -1,8 +1,8 @@
 """What `bench step` and `bench columns` compare: one training step of the original network, ours and stock PyTorch's.
 
-Run as `python -m cluster.contenders NAME BATCH THREADS DEVICE`, each contender is a process of its own, so that each has the
-allocator, threads and compiler state that its users would have. It answers every line on stdin with the seconds of one step.
-Needs torch and numpy alone.
+Run as `python -m cluster.benchmarks.contenders NAME BATCH THREADS DEVICE PRECISION`, each contender is a process of its own, so
+that each has the allocator, threads and compiler state that its users would have. It answers every line on stdin with the
+seconds of one step. Needs torch and numpy alone.
 """
 
 import os
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from alexnet.exchange import ColumnExchange, NoExchange
 from alexnet.loss import cross_entropy
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
+from alexnet.precision import Precision, autocast, set_precision
 from alexnet.schedule import Rates
 from configs.schema import Classifier, Conv, Dense, Network, Optimizer, ResponseNorm, Step
 
@@ -67,34 +69,48 @@ def stock() -> nn.Module:
     )  # fmt: skip
 
 
-def stock_step(images: Tensor, labels: Tensor, layout: torch.memory_format) -> Callable[[], None]:
+def stock_step(
+    images: Tensor, labels: Tensor, layout: torch.memory_format, precision: Precision = "fp32"
+) -> Callable[[], None]:
     model = stock().to(images.device).to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
     images = images.contiguous(memory_format=layout)
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        with autocast(precision, images.device.type):
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
         optimizer.step()
 
     return step
 
 
 def our_step(
-    images: Tensor, labels: Tensor, *, norms: bool = True, group: dist.ProcessGroup | None = None
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norms: bool = True,
+    group: dist.ProcessGroup | None = None,
+    compiled: bool = False,
+    precision: Precision = "fp32",
 ) -> Callable[[], None]:
     """All columns in this process, or the group rank's column."""
     exchange = NoExchange() if group is None else ColumnExchange(group)
     first, columns = (0, 2) if group is None else (dist.get_rank(group), 1)
-    model = AlexNet(network(norms=norms), first_column=first, columns=columns, exchange=exchange, fused=True)
+    model = AlexNet(
+        network(norms=norms), first_column=first, columns=columns, exchange=exchange, fused=True, compiled=compiled
+    )
     model = model.to(images.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = PaperSGD(model, Optimizer())
+    optimizer = PaperSGD(model, Optimizer(), fused=True)
     images = images.contiguous(memory_format=torch.channels_last)
     keys = torch.arange(len(labels), device=images.device)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss, _ = cross_entropy(model(images, keys), labels, first_class=model.first_class, exchange=exchange)
+        with autocast(precision, images.device.type):
+            logits = model(images, keys)
+        loss, _ = cross_entropy(logits.float(), labels, first_class=model.first_class, exchange=exchange)
         loss.backward()
         optimizer.step(RATES)
         if isinstance(exchange, ColumnExchange):
@@ -103,20 +119,22 @@ def our_step(
     return step
 
 
-def make(name: str, batch: int, device: str) -> Callable[[], None]:
+def make(name: str, batch: int, device: str, precision: Precision = "fp32") -> Callable[[], None]:
+    set_precision(precision)
     torch.manual_seed(0)
     images, labels = torch.randn(batch, 3, 224, 224, device=device), torch.randint(1000, (batch,), device=device)
     if name == "two columns":
-        return our_step(images, labels, group=_join(batch))
+        return our_step(images, labels, group=_join(batch, precision), precision=precision)
     return {
-        "stock": lambda: stock_step(images, labels, torch.contiguous_format),
-        "stock channels_last": lambda: stock_step(images, labels, torch.channels_last),
-        "ours": lambda: our_step(images, labels),
-        "ours without norms": lambda: our_step(images, labels, norms=False),
+        "stock": lambda: stock_step(images, labels, torch.contiguous_format, precision),
+        "stock channels_last": lambda: stock_step(images, labels, torch.channels_last, precision),
+        "ours": lambda: our_step(images, labels, precision=precision),
+        "ours compiled": lambda: our_step(images, labels, precision=precision, compiled=True),
+        "ours without norms": lambda: our_step(images, labels, precision=precision, norms=False),
     }[name]()
 
 
-def _join(batch: int) -> dist.ProcessGroup:
+def _join(batch: int, precision: Precision) -> dist.ProcessGroup:
     """Rank 0 starts the other column as a process like itself; both step in time, by their collectives."""
     rank, port = int(os.environ.get("BENCH_RANK", "0")), int(os.environ.get("BENCH_PORT", "0"))
     if rank == 0:
@@ -127,11 +145,12 @@ def _join(batch: int) -> dist.ProcessGroup:
         command = [
             sys.executable,
             "-m",
-            "cluster.contenders",
+            "cluster.benchmarks.contenders",
             "two columns",
             str(batch),
             str(torch.get_num_threads()),
             "cpu",
+            precision,
         ]
         subprocess.Popen(command, env=other, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, timeout=timedelta(seconds=120))
@@ -143,9 +162,9 @@ def _join(batch: int) -> dist.ProcessGroup:
 
 def serve() -> None:
     """Answer until stdin ends, or as the other column, until rank 0 does."""
-    name, batch, threads, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    name, batch, threads, device, precision = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
     torch.set_num_threads(threads)
-    step = make(name, batch, device)
+    step = make(name, batch, device, cast(Precision, precision))
     follows = os.environ.get("BENCH_RANK") == "1"
     print("ready", flush=True)
     while follows or sys.stdin.readline():

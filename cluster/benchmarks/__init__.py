@@ -1,0 +1,1 @@
+"""What `python -m cluster.bench` measures, and against whom."""
