@@ -143,12 +143,16 @@ class AlexNet(nn.Module):
             std=conv.init_std, bias=conv.init_bias,
         )  # fmt: skip
         self._begin(layer)
-        for step in conv.then:
+        for before, step in zip(("", *conv.then), conv.then, strict=False):
             if step in ("lrn", "spatial_lrn"):
                 settings = getattr(self.network, step)
                 name = f"{layer.name}_{step}"
+                # A rectifier before it costs nothing in the same pass.
+                relu = before == "activation" and self.network.activation == "relu"
+                if relu:
+                    self._stretches[-1].steps.pop()
                 self.parts[name] = LocalResponseNorm(
-                    settings, columns=self.columns, spatial=step == "spatial_lrn", fused=self.fused
+                    settings, columns=self.columns, spatial=step == "spatial_lrn", fused=self.fused, relu=relu
                 )
                 self._stretches[-1].steps.append(("part", name))
             else:

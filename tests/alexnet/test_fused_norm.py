@@ -64,3 +64,28 @@ def test_without_a_compiler_it_runs_plainly_and_says_so_once(monkeypatch: pytest
     ]
     for got, wanted in zip(ours, results(LocalResponseNorm(settings, columns=1, spatial=False), x, grad), strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_rectifier_in_the_same_pass(layout: torch.memory_format, fused: bool, spatial: bool) -> None:
+    settings = ResponseNorm(size=3, alpha=0.3)
+    x = torch.randn(3, 8, 5, 5, dtype=torch.float64).contiguous(memory_format=layout)
+    x[0, :, 0, 0] = 0.0  # where the rectifier's gradient is zero, as torch has it
+    grad = torch.randn(3, 8, 5, 5, dtype=torch.float64)
+    norm = LocalResponseNorm(settings, columns=2, spatial=spatial, fused=fused, relu=True)
+    plain = torch.nn.Sequential(torch.nn.ReLU(), LocalResponseNorm(settings, columns=2, spatial=spatial))
+    for got, wanted in zip(results(norm, x, grad), results(plain, x, grad), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bfloat16_is_rounded_once(fused: bool) -> None:
+    x, grad = (torch.randn(2, 16, 5, 5).mul(30).bfloat16() for _ in range(2))
+    found = results(LocalResponseNorm(ResponseNorm(), columns=1, spatial=False, fused=fused), x, grad)
+    wide = results(LocalResponseNorm(ResponseNorm(), columns=1, spatial=False), x.float(), grad.float())
+    for got, wanted in zip(found, wide, strict=True):
+        assert got.dtype == torch.bfloat16
+        # Half a unit in the last of 8 bits.
+        assert ((got.float() - wanted).abs() <= wanted.abs() * 2**-8 + 1e-30).all()
