@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+class NotCompiledWarning(UserWarning):
+    """Something runs slower than it could."""
+
+
 class Compiled:
     """A function, compiled for any size of the tensors' first dim.
 
@@ -47,6 +51,7 @@ class Compiled:
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(
                     f"{self._what}, which is slower: {reason}. Install a C++ compiler, or set {self._setting}",
+                    NotCompiledWarning,
                     stacklevel=2,
                 )
             return self(*tensors)

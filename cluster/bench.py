@@ -1,4 +1,4 @@
-"""`python -m cluster.bench`: our speed against stock PyTorch's, interleaved in one run on this machine."""
+"""`python -m cluster.bench`: our speed against stock PyTorch's and other loaders', interleaved in one run on this machine."""
 
 import argparse
 import json
@@ -9,15 +9,27 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES = """\
+what is measured:
+  lrn       response norm against nn.LocalResponseNorm
+  step      a training step of the whole network in one process against stock PyTorch's
+  layers    each part of a step against what arithmetic and memory allow
+  columns   two column processes over gloo against one process
+  data      images/s of a data worker against DataLoader with Pillow, and Ray Data
+  feed      a real run of original.yaml's columns: who waits for whom, what feed and driver cost, memory
+  peers     loaders side by side: images/s, first batch, edges of epochs, resume, death of a worker
+  all       everything but peers
+
 examples:
-  python -m cluster.bench lrn                       response norm against nn.LocalResponseNorm
-  python -m cluster.bench step --batch 32           a training step of the whole network, one process
-  python -m cluster.bench columns --json out.json   two column processes over gloo against one process
+  python -m cluster.bench lrn
+  python -m cluster.bench step --batch 32 --precision bf16
+  python -m cluster.bench columns --json out.json
+  python -m cluster.bench data --data data/imagenet
   python -m cluster.bench all --rounds 7
 
 Each round runs every contender once; medians over the rounds are compared. Machines are noisy: look at the spread.
-These three need torch and numpy alone, and run on a GPU where there is one (columns: on CPUs).
+lrn, step, layers and columns need torch and numpy alone, and run on a GPU where there is one (columns: on CPUs).
 """
+TORCH_ALONE = ("lrn", "step", "layers", "columns")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=["lrn", "step", "columns", "all"])
+    parser.add_argument("what", choices=[*TORCH_ALONE, "data", "feed", "peers", "all"])
     parser.add_argument("--batch", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after two to warm up (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of a contender in one process (default 2)")
@@ -36,33 +48,19 @@ def main(argv: list[str] | None = None) -> int:
         "--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="of all contenders in step and columns"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="step: also with compute.compile, which takes minutes to start"
+        "--compile", action="store_true", help="step: also with compute.compile, which is slow to start"
     )
+    parser.add_argument("--data", metavar="DIR", type=Path, help="data, peers: a prepared data set of 256x256 JPEGs")
     parser.add_argument("--json", metavar="FILE", help="write all figures to this file too")
     args = parser.parse_args(argv)
     if min(args.batch, args.rounds, args.threads) < 1:
         parser.error("--batch, --rounds and --threads must be at least 1")
-
-    import torch
-
-    from cluster.benchmarks import norms, steps
-    from cluster.benchmarks.rounds import processor
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    machine = {
-        "machine": f"{platform.machine()}, {processor()}, {torch.get_num_threads()} cores seen by torch",
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "command": f"python -m cluster.bench {' '.join(argv if argv is not None else sys.argv[1:])}",
-    }
+    machine = _machine(argv if argv is not None else sys.argv[1:])
     for key, value in machine.items():
-        print(f"{key:<10}{value}")
-    kinds: dict[str, Callable[[], dict[str, Any]]] = {
-        "lrn": lambda: norms.response_norm(args.batch, args.rounds, args.threads, device),
-        "step": lambda: steps.steps(args.batch, args.rounds, args.threads, device, args.precision, args.compile),
-        "columns": lambda: steps.columns(args.batch, args.rounds, args.threads, args.precision),
-    }
-    figures = {what: kinds[what]() for what in (kinds if args.what == "all" else [args.what])}
+        print(f"{key:<10}{value}", flush=True)
+    kinds = _kinds(args, "cpu" if machine["device"] == "cpu" else "cuda")
+    wanted = [what for what in kinds if what != "peers"] if args.what == "all" else [args.what]
+    figures = {what: kinds[what]() for what in wanted}
     if args.json:
         try:
             Path(args.json).write_text(json.dumps({**machine, **figures}, indent=1), encoding="utf-8")
@@ -70,6 +68,50 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: --json {args.json} cannot be written: {error}", file=sys.stderr)
             return 2
     return 0
+
+
+def _kinds(args: argparse.Namespace, device: str) -> dict[str, Callable[[], dict[str, Any]]]:
+    from cluster.benchmarks import layers, norms, steps
+
+    def data() -> dict[str, Any]:
+        from cluster.benchmarks.data import data
+
+        return data(args.rounds, folder=args.data)
+
+    def feed() -> dict[str, Any]:
+        from cluster.benchmarks.feed import feed
+
+        return feed(args.batch)
+
+    def peers() -> dict[str, Any]:
+        from cluster.benchmarks.loaders.compare import peers
+
+        return peers(args.rounds, folder=args.data)
+
+    return {
+        "lrn": lambda: norms.response_norm(args.batch, args.rounds, args.threads, device),
+        "step": lambda: steps.steps(
+            args.batch, args.rounds, args.threads, device, args.precision, args.compile
+        ),
+        "layers": lambda: layers.layers(args.batch, args.rounds, args.threads, device),
+        "columns": lambda: steps.columns(args.batch, args.rounds, args.threads, args.precision),
+        "data": data,
+        "feed": feed,
+        "peers": peers,
+    }  # fmt: skip
+
+
+def _machine(arguments: list[str]) -> dict[str, str]:
+    import torch
+
+    from cluster.benchmarks.rounds import processor
+
+    return {
+        "machine": f"{platform.machine()}, {processor()}, {torch.get_num_threads()} cores seen by torch",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "command": f"python -m cluster.bench {' '.join(arguments)}",
+    }
 
 
 if __name__ == "__main__":

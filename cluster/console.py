@@ -49,6 +49,8 @@ class RunConsole:
             )
         elif report["kind"] == "checkpoint" and self._status is None:
             self.message(f"saved {report['folder']}")
+        elif report["kind"] == "warning":
+            self.message(f"note: {report['text']}")
 
     def _train_line(self, report: dict[str, Any]) -> str:
         if self._first is None:

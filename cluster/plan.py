@@ -6,14 +6,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import memory
 from configs.errors import UserError
 from configs.geometry import Layer, layers, share
-from configs.schema import Config, Conv
+from configs.schema import Config
 from workers.mesh import Mesh
 from workers.program import Program
 
 FLOAT_BYTES = 4
-INDEX_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,16 @@ class Plan:
 
     @property
     def actor_bytes(self) -> int:
-        """Memory of one column process for weights, gradients, momentum and activations; an estimate."""
+        """The most memory of one column process, on CPUs; on a GPU, of what it keeps there."""
         parameters = sum(self.column_parameters(column) for column in range(self.mesh.columns_per_process))
-        return 3 * FLOAT_BYTES * parameters + self.images_per_replica * self._activation_bytes()
+        whole = memory.of_column(
+            self.config,
+            self.table,
+            self.images_per_replica,
+            self.mesh.columns_per_process,
+            self.mesh.processes_per_replica,
+        )
+        return 3 * FLOAT_BYTES * parameters + (whole.on_cpu if self.mesh.device == "cpu" else whole.tensors)
 
     @property
     def cpus(self) -> float:
@@ -117,30 +124,6 @@ class Plan:
             owned = share(layer.outputs, self.config.network.columns, column)
             found.append((layer, owned.stop - owned.start))
         return found
-
-    def _activation_bytes(self) -> int:
-        """Per image, of what one process keeps from the forward pass for the backward pass."""
-        network, owned = self.config.network, self.mesh.columns_per_process
-        total = 2 * 3 * (network.input_size + self.table[0].overhang) ** 2 * FLOAT_BYTES
-        for layer in self.table:
-            outputs = layer.outputs * owned // network.columns
-            total += 2 * outputs * layer.side**2 * FLOAT_BYTES
-            if layer.exchanges and self.mesh.processes_per_replica > 1:
-                total += layer.inputs * layer.input_side**2 * FLOAT_BYTES
-            if layer.kind == "conv":
-                total += _after_conv_bytes(network.convs[layer.name], layer, outputs)
-        return total
-
-
-def _after_conv_bytes(conv: Conv, layer: Layer, outputs: int) -> int:
-    side, total = layer.side, 0
-    for step in conv.then:
-        if step == "pool":
-            side = layer.final_side
-            total += outputs * side**2 * (FLOAT_BYTES + INDEX_BYTES)
-        else:
-            total += (2 if "lrn" in step else 1) * outputs * side**2 * FLOAT_BYTES
-    return total
 
 
 def make_plan(config: Config, gpus: int, dataset: DatasetSize | None) -> Plan:
@@ -230,7 +213,11 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             + f" each; {mesh.replicas * cluster.data_workers} data worker(s) with {cluster.cpus_per_data_worker:g} CPU(s) each; "
             + f"{mesh.replicas} feed(s)",
         ),
-        ("memory", f"about {_mb(plan.actor_bytes)} per column worker, beside torch itself"),
+        (
+            "memory",
+            f"about {_mb(plan.actor_bytes)} per column worker"
+            + (" on its GPU, beside CUDA itself" if mesh.device == "cuda" else ", libraries included"),
+        ),
         (
             "object store",
             f"{_mb(plan.window_bytes)} per replica: {cluster.window_batches} batches of {_mb(plan.batch_bytes)}; "

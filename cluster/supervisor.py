@@ -13,6 +13,9 @@ from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
 
 POLL_SECONDS = 0.25
+"""How often it is looked whether a stop was asked for. A death is noticed at once."""
+STATUS_SECONDS = 1.0
+"""How often actors are asked for reports and messages; each answer costs milliseconds of a CPU at both ends."""
 COMPANION_SECONDS = 2.0
 """After the first failure, how long to wait for the others': a column's death makes its neighbours fail, maybe before it does."""
 STOP_SECONDS = 60.0
@@ -42,7 +45,7 @@ class Supervisor:
 
         Raises RunFailed, or UserError, with the cause as soon as a rank fails; Interrupted after a second stop signal.
         """
-        waiting, stop_by = list(running), None
+        waiting, stop_by, asked_at = list(running), None, 0.0
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=POLL_SECONDS)
             for reference in done:
@@ -56,7 +59,9 @@ class Supervisor:
                     f"the columns did not stop within {patience:g} s; ending them. The last checkpoint is whole"
                 )
                 raise Interrupted(self._signals.requested or 0)
-            self._poll()
+            if time.monotonic() - asked_at > STATUS_SECONDS:
+                self._poll()
+                asked_at = time.monotonic()
         self._poll(wait_seconds=5.0)
         results: list[dict[str, Any]] = ray.get(running)
         return results

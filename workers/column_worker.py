@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet.augment import Preprocess
+from alexnet.compiled import NotCompiledWarning
 from alexnet.counter import VERSION as DRAWS_VERSION
 from alexnet.exchange import ColumnExchange, NoExchange
 from alexnet.network import AlexNet
@@ -160,9 +162,21 @@ class ColumnWorker:
             asked_to_stop=self._stop.is_set,
             start=start,
         )
+        show = warnings.showwarning
+
+        def forward(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(
+                category, NotCompiledWarning
+            ):  # people should read it, and an actor's own output is not shown
+                self._report({"kind": "warning", "step": loop.steps_done, "text": str(message)})
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = forward
         try:
             ended, errors = loop.train() if train else loop.evaluate()
         finally:
+            warnings.showwarning = show
             loop.batches.close()
         return {"ended": ended, "step": loop.steps_done, "errors": errors}
 

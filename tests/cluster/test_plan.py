@@ -209,4 +209,4 @@ def test_program_is_that_of_the_replica() -> None:
 
 
 def test_numbers_are_readable() -> None:
-    assert re.fullmatch(r"about [\d,]+\.\d MB per column worker, beside torch itself", said(plan())["memory"])
+    assert re.fullmatch(r"about [\d,]+\.\d MB per column worker, libraries included", said(plan())["memory"])

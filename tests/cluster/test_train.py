@@ -39,6 +39,22 @@ def test_demo_learns(folder: Path) -> None:
     assert run.result()["validation"]["images"] == 1000
 
 
+def test_without_a_compiler_it_trains_and_says_so_and_in_bf16_too(
+    undisturbed: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # lest it find what was compiled before
+    run = Run(folder, "bf16", "compute.fused=true", "compute.precision=bf16", "train.steps=3")
+    assert run.finish() == 0, run.text
+    told = [
+        line for line in run.text.splitlines() if line.startswith("note: response norm runs unfused, which is slower")
+    ]
+    assert len(told) == 1 and "compute.fused=false" in told[0], run.text
+    losses, whole = _losses(run), _losses(undisturbed)
+    assert losses.keys() == {1, 2, 3}
+    assert all(loss == pytest.approx(whole[step], rel=0.02) and loss != whole[step] for step, loss in losses.items())
+
+
 def test_second_command_says_that_the_run_is_complete(undisturbed: Run, folder: Path) -> None:
     again = Run(folder, "undisturbed")
     assert again.finish(30) == 0
