@@ -59,17 +59,29 @@ def cross_entropy(
 
 
 @torch.no_grad()
-def target_rank(logits_BC: Tensor, targets_B: Tensor, *, first_class: int, exchange: Reductions) -> Tensor:
+def probabilities(logits_BC: Tensor, exchange: Reductions) -> Tensor:
+    """Of this column's classes, among all classes. [B, C]"""
+    exponentials_BC = (logits_BC - exchange.maximum(logits_BC.amax(dim=1))[:, None]).exp()
+    return exponentials_BC / exchange.sum(exponentials_BC.sum(dim=1))[:, None]
+
+
+@torch.no_grad()
+def target_value(values_BC: Tensor, targets_B: Tensor, *, first_class: int, exchange: Reductions) -> Tensor:
+    """The true class's value, per image; whichever column has it."""
+    own_B, local_B = _own(targets_B, first_class, values_BC.shape[1])
+    return exchange.sum(torch.where(own_B, values_BC.gather(1, local_B[:, None])[:, 0], 0.0))
+
+
+@torch.no_grad()
+def target_rank(values_BC: Tensor, targets_B: Tensor, *, first_class: int, exchange: Reductions) -> Tensor:
     """How many classes are more probable than the true one, per image: the top-k error counts ranks of k or more.
 
-    Among equal logits the lower class goes first, so that a network that says the same of all classes is not right by
-    accident, and a logit that is not a number counts against the network.
+    values: logits or probabilities. Among equal ones the lower class goes first, so that a network that says the same of all
+    classes is not right by accident, and a value that is not a number counts against the network.
     """
-    classes = logits_BC.shape[1]
-    own_B, local_B = _own(targets_B, first_class, classes)
-    mine_B = torch.where(own_B, logits_BC.gather(1, local_B[:, None])[:, 0], 0.0)
-    target_logit_B1 = exchange.sum(mine_B)[:, None]
-    numbers_C = torch.arange(first_class, first_class + classes, device=logits_BC.device)
-    not_after = (logits_BC == target_logit_B1) & (numbers_C >= targets_B[:, None])
-    ahead = ~(logits_BC < target_logit_B1) & ~not_after
+    classes = values_BC.shape[1]
+    target_B1 = target_value(values_BC, targets_B, first_class=first_class, exchange=exchange)[:, None]
+    numbers_C = torch.arange(first_class, first_class + classes, device=values_BC.device)
+    not_after = (values_BC == target_B1) & (numbers_C >= targets_B[:, None])
+    ahead = ~(values_BC < target_B1) & ~not_after
     return exchange.sum(ahead.sum(dim=1))

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.augment import Preprocess
-from alexnet.loss import cross_entropy, target_rank
+from alexnet.loss import cross_entropy, probabilities, target_rank, target_value
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from alexnet.precision import Precision, autocast
 from alexnet.schedule import Rates
+from alexnet.views import ten_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class Batch:
     """One replica's images and all that was drawn for them, on the device."""
 
     images_BHWC: Tensor
-    """uint8 crops."""
+    """uint8 crops; for ten views whole images."""
     labels_B: Tensor
     """int64."""
     offsets_B2: Tensor
@@ -75,6 +76,19 @@ class Step:
             _, losses_B = self._loss(logits_BC, batch)
             return self._sums(logits_BC, losses_B, batch)
 
+    def test_ten_views(self, batch: Batch) -> Tensor:
+        """As `test`, by the mean of the probabilities of ten views [P 4.1]; the batch holds whole images."""
+        self.model.eval()
+        exchange, first_class = self.model.exchange, self.model.first_class
+        with torch.no_grad():
+            views = [
+                probabilities(self._logits(self.model, self.preprocess(crops, offsets, mirror), None), exchange)
+                for crops, offsets, mirror in ten_views(batch.images_BHWC, self.preprocess.crop)
+            ]
+            mean_BC = torch.stack(views).mean(dim=0)
+            target_B = target_value(mean_BC, batch.labels_B, first_class=first_class, exchange=exchange)
+            return self._sums(mean_BC, -target_B.log(), batch)
+
     def _logits(self, forward: torch.nn.Module, images_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
         with autocast(self.precision, images_BCHW.device.type):
             logits_BC: Tensor = forward(images_BCHW, keys_B)
@@ -85,10 +99,10 @@ class Step:
             logits_BC, batch.labels_B, first_class=self.model.first_class, exchange=self.model.exchange
         )
 
-    def _sums(self, logits_BC: Tensor, losses_B: Tensor, batch: Batch) -> Tensor:
+    def _sums(self, values_BC: Tensor, losses_B: Tensor, batch: Batch) -> Tensor:
         """[images, loss in nats, top-1 errors, top-5 errors], float64, summed over the batch; stays on the device."""
         rank_B = target_rank(
-            logits_BC.detach(),
+            values_BC.detach(),
             batch.labels_B,
             first_class=self.model.first_class,
             exchange=self.model.exchange,

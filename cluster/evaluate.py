@@ -1,4 +1,4 @@
-"""`python -m cluster.evaluate`: top-1 and top-5 error of a run's network on the validation set, centre view."""
+"""`python -m cluster.evaluate`: top-1 and top-5 error of a run's network on the validation set, by the centre or ten views."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ import sys
 EXAMPLES = """\
 examples:
   python -m cluster.evaluate runs/demo                        the newest checkpoint of a run
+  python -m cluster.evaluate runs/demo --views 10             four corners, the centre, and their mirror images
   python -m cluster.evaluate runs/demo --json errors.json     the errors as JSON too
   python -m cluster.evaluate runs/demo --checkpoint runs/demo/checkpoints/step-00000500
   python -m cluster.evaluate runs/demo data.path=data/other cluster.device=cpu
@@ -24,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that differ from the run's")
+    parser.add_argument(
+        "--views", type=int, choices=[1, 10], default=1, help="of each image; probabilities are averaged (default 1)"
+    )
     parser.add_argument("--checkpoint", metavar="FOLDER", help="one of the run's checkpoints (default: the newest)")
     parser.add_argument("--json", metavar="FILE", help="write the errors to this file as well")
     parser.add_argument("--address", metavar="ADDRESS", help="join a running Ray cluster: auto, or host:port")
@@ -34,7 +38,12 @@ def main(argv: list[str] | None = None) -> int:
 
     return run_entry(
         lambda: run_evaluation(
-            args.run, args.settings, checkpoint=args.checkpoint, json_file=args.json, address=args.address
+            args.run,
+            args.settings,
+            views=args.views,
+            checkpoint=args.checkpoint,
+            json_file=args.json,
+            address=args.address,
         )
     )
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.console import RunConsole, errors_table, print_plan
 from cluster.dataset import dataset_size, verify
@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 
 
 def run_evaluation(
-    folder: str, settings: Iterable[str], *, checkpoint: str | None, json_file: str | None, address: str | None
+    folder: str,
+    settings: Iterable[str],
+    *,
+    views: Literal[1, 10],
+    checkpoint: str | None,
+    json_file: str | None,
+    address: str | None,
 ) -> int:
     """Test a run's newest checkpoint, or the one in folder `checkpoint`; returns the exit code.
+
+    views: of each image; the centre, or four corners and the centre with their mirror images, whose probabilities are averaged.
 
     Raises UserError for wrong input, RunFailed if it could not go on, Interrupted if it was stopped at once.
     """
@@ -50,18 +58,26 @@ def run_evaluation(
             from cluster.group import WorkerGroup
             from cluster.supervisor import Supervisor
 
-            with WorkerGroup(plan) as group, RunConsole(start.step) as console:
+            with WorkerGroup(plan, views=views) as group, RunConsole(start.step) as console:
                 signals.gentle = True
-                supervisor = Supervisor(group, signals, lambda report: None, console.message)
+                supervisor = Supervisor(
+                    group,
+                    signals,
+                    lambda report: console.report(report) if report["kind"] == "warning" else None,
+                    console.message,
+                )
                 result: dict[str, Any] = supervisor.watch(group.evaluate(start))[0]
     if result["ended"] == "stopped":
         print("stopped; an evaluation leaves nothing behind")
         return 128 + (signals.requested or 0)
-    errors_table([(f"validation, centre view, after step {start.step:,}", result["errors"])])
+    what = "centre view" if views == 1 else "ten views"
+    errors_table([(f"validation, {what}, after step {start.step:,}", result["errors"])])
     print_plan([("checkpoint", str(start.folder)), ("data", config.data.path)])
     if json_file is not None:
         try:
-            Path(json_file).write_text(json.dumps({"checkpoint": str(start.folder), **result["errors"]}, indent=1))
+            Path(json_file).write_text(
+                json.dumps({"checkpoint": str(start.folder), "views": views, **result["errors"]}, indent=1)
+            )
         except OSError as error:
             raise UserError(f"--json {json_file} cannot be written: {error}") from None
     return 0

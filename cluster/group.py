@@ -11,7 +11,7 @@ Start-up, in this order:
 import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
@@ -29,9 +29,13 @@ from workers.data.feed import Feed
 
 
 class WorkerGroup:
-    """All actors of one attempt. Use as a context manager: on the way out everything is killed and given back."""
+    """All actors of one attempt. Use as a context manager: on the way out everything is killed and given back.
 
-    def __init__(self, plan: Plan) -> None:
+    views: of each image in testing.
+    """
+
+    def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1) -> None:
+        self.views = views
         # Actors have working directories of their own.
         data = replace(plan.config.data, path=str(Path(plan.config.data.path).resolve()))
         self.plan = replace(plan, config=replace(plan.config, data=data))
@@ -66,7 +70,7 @@ class WorkerGroup:
         """Test a checkpoint's network; returns references as `train`."""
         self._open_feeds(start, only_evaluation=True)
         return [
-            column.evaluate.remote(self.feeds[self.plan.mesh.replica(rank)], start)
+            column.evaluate.remote(self.feeds[self.plan.mesh.replica(rank)], start, self.views)
             for rank, column in enumerate(self.columns)
         ]
 
@@ -135,7 +139,12 @@ class WorkerGroup:
             self.data_workers.append(workers)
             self.feeds.append(
                 feed_actor.options(num_cpus=0, scheduling_strategy=near).remote(
-                    f"feed r{replica}", workers, window=cluster.window_batches, readers=plan.mesh.processes_per_replica
+                    f"feed r{replica}",
+                    workers,
+                    window=cluster.window_batches,
+                    readers=plan.mesh.processes_per_replica,
+                    max_corrupt_records=plan.config.data.max_corrupt_records,
+                    whole_images=self.views == 10,
                 )
             )
         named = [item for workers in self.data_workers for item in workers.items()]

@@ -93,7 +93,8 @@ class Batches:
         return Batch(
             images_BHWC=tensor("images"),
             labels_B=tensor("labels"),
-            offsets_B2=tensor("offsets"),
+            # Whole images, for ten views, have none.
+            offsets_B2=tensor("offsets") if "offsets" in arrays else torch.zeros(0, 2, dtype=torch.int64),
             mirror_B=optional("mirror"),
             colour_BC=optional("colour"),
             noisy_B=optional("noisy"),

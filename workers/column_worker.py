@@ -7,7 +7,7 @@ import time
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import ray
@@ -101,9 +101,9 @@ class ColumnWorker:
         """
         return self._run(feed, checkpoints, start, train=True)
 
-    def evaluate(self, feed: Any, start: Checkpoint) -> dict[str, Any]:
-        """Test the network of a checkpoint on the validation set; returns as `train`."""
-        return self._run(feed, start.folder.parent, start, train=False)
+    def evaluate(self, feed: Any, start: Checkpoint, views: Literal[1, 10]) -> dict[str, Any]:
+        """Test the network of a checkpoint on the validation set, by the centre or ten views; returns as `train`."""
+        return self._run(feed, start.folder.parent, start, train=False, views=views)
 
     def status(self, seen: int) -> list[dict[str, Any]]:
         """Reports from number `seen` on."""
@@ -113,7 +113,9 @@ class ColumnWorker:
         """Ask for a stop before the next item; all ranks agree on which that is."""
         self._stop.set()
 
-    def _run(self, feed: Any, checkpoints: Path, start: Checkpoint | None, *, train: bool) -> dict[str, Any]:
+    def _run(
+        self, feed: Any, checkpoints: Path, start: Checkpoint | None, *, train: bool, views: Literal[1, 10] = 1
+    ) -> dict[str, Any]:
         # The number of threads belongs to the thread that computes, and an actor's methods run on several.
         torch.set_num_threads(self.config.cluster.cpus_per_column)
         set_precision(self.config.compute.precision)
@@ -161,6 +163,7 @@ class ColumnWorker:
             report=self._report,
             asked_to_stop=self._stop.is_set,
             start=start,
+            views=views,
         )
         show = warnings.showwarning
 

@@ -38,6 +38,8 @@ class Loop:
     """What a checkpoint records of the run beside its weights, such as the data set's fingerprint."""
     report: Callable[[dict[str, Any]], None]
     asked_to_stop: Callable[[], bool]
+    views: Literal[1, 10] = 1
+    """Of each image in testing."""
     start: checkpoint.Checkpoint | None = None
     """Where the run goes on from; the weights have been loaded from it."""
 
@@ -100,7 +102,8 @@ class Loop:
 
     def _test(self, item: Item) -> None:
         if item.request.count:
-            self._testing.add(self.step.test(next(self.batches)))
+            test = self.step.test if self.views == 1 else self.step.test_ten_views
+            self._testing.add(test(next(self.batches)))
         if item.ends_evaluation:
             self._errors = self._take(self._testing)
             self.schedule.observe(self._errors["top1_error"])

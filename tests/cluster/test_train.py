@@ -155,6 +155,18 @@ def test_evaluate_finds_the_errors_that_training_reported(undisturbed: Run, fold
     assert "top-5 error" in run.text
 
 
+def test_evaluate_by_ten_views(undisturbed: Run, folder: Path) -> None:
+    report = folder / "ten.json"
+    arguments = (str(undisturbed.folder), "--views", "10", "--json", str(report))
+    run = Run(folder, "ten", module="evaluate", arguments=arguments)
+    assert run.finish(60) == 0, run.text
+    errors, centre = json.loads(report.read_text()), undisturbed.result()["validation"]
+    assert (errors["views"], errors["images"]) == (10, centre["images"])
+    assert "ten views" in run.text
+    # Other pixels, the same network: near, and not the same.
+    assert errors["loss"] != centre["loss"] and errors["loss"] == pytest.approx(centre["loss"], rel=0.2)
+
+
 def _losses(run: Run) -> dict[int, float]:
     reports = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     return {report["step"]: report["loss"] for report in reports if report["kind"] == "train"}
