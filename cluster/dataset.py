@@ -18,11 +18,9 @@ def dataset_size(config: Config) -> DatasetSize | None:
 
     Raises UserError if it is there and damaged, or does not fit the config.
     """
-    folder, drawn = Path(config.data.path), config.data.drawn_pictures
-    if (folder / "manifest.json").is_file() or (folder.exists() and drawn is None):
-        from workers.data.manifest import Manifest
-
-        manifest = Manifest.load(folder)
+    drawn = config.data.drawn_pictures
+    if _is_there(config):
+        manifest = load_manifest(config)
         check_fit(config, manifest)
         return DatasetSize(
             train_rows=manifest.splits["train"].rows,
@@ -39,6 +37,24 @@ def dataset_size(config: Config) -> DatasetSize | None:
         classes=10,
         drawn_first=True,
     )
+
+
+def load_manifest(config: Config) -> "Manifest":
+    """The manifest, from a folder or a URL. Raises UserError if it is not there, or damaged."""
+    from workers.data.cache import local_folder
+    from workers.data.manifest import Manifest
+
+    return Manifest.load(local_folder(config.data))
+
+
+def _is_there(config: Config) -> bool:
+    """Whether a data set is there, or a folder that should be one."""
+    from workers.data.storage import is_url
+
+    folder = Path(config.data.path)
+    if is_url(config.data.path) or (folder / "manifest.json").is_file():
+        return True
+    return folder.exists() and config.data.drawn_pictures is None
 
 
 def check_fit(config: Config, manifest: "Manifest") -> None:
@@ -63,14 +79,19 @@ def check_fit(config: Config, manifest: "Manifest") -> None:
 
 
 def verify(config: Config) -> None:
-    """Check that the data set fits, and its checksums unless the config says otherwise. Raises UserError if not."""
-    from workers.data.dataset import verify_checksums
-    from workers.data.manifest import Manifest
+    """Check that the data set fits, and its checksums unless the config says otherwise. Raises UserError if not.
 
-    folder = Path(config.data.path)
-    manifest = Manifest.load(folder)
+    At a URL, only sizes are compared: checksums are, always, as each node fetches the shards.
+    """
+    from workers.data.dataset import verify_checksums
+    from workers.data.storage import Remote, check_listing, is_url
+
+    manifest = load_manifest(config)
     check_fit(config, manifest)
-    if config.data.verify_checksums:
+    if is_url(config.data.path):
+        check_listing(Remote.at(config.data.path), manifest)
+    elif config.data.verify_checksums:
+        folder = Path(config.data.path)
         with progress("checksums", scale=1e6, unit="MB") as show:
             verify_checksums(folder, manifest, show)
 

@@ -26,6 +26,7 @@ from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
 from workers.data.feed import Feed
+from workers.data.storage import is_url
 
 
 class WorkerGroup:
@@ -37,7 +38,11 @@ class WorkerGroup:
     def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1) -> None:
         self.views = views
         # Actors have working directories of their own.
-        data = replace(plan.config.data, path=str(Path(plan.config.data.path).resolve()))
+        data = plan.config.data
+        if data.cache_folder is not None:
+            data = replace(data, cache_folder=str(Path(data.cache_folder).expanduser().resolve()))
+        if not is_url(data.path):
+            data = replace(data, path=str(Path(data.path).resolve()))
         self.plan = replace(plan, config=replace(plan.config, data=data))
         self.columns: list[Any] = []
         self.feeds: list[Any] = []

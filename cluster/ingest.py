@@ -1,34 +1,39 @@
 """Turns a source of images into a data set: one Ray task per shard.
 
-The order of operations is what makes an interrupted run harmless:
+The order of operations is what makes it harmless to be cut off anywhere, and cheap to go on:
 
-1. An old manifest is removed (only with `overwrite`), and then the shards of an older or an interrupted run.
-2. Tasks write shards; each appears under its name only when it is whole.
+1. If the folder holds the same preparation, its finished shards stay. Else an old manifest is removed (only with `overwrite`),
+   then the shards of an older or another run, and `preparing.json` says what is being made now.
+2. Tasks write shards; each appears under its name only when it is whole, and a note of what is in it after that.
 3. The mean image is written.
 4. The manifest is written, atomically. Only now is there a data set.
+5. The notes are removed, and `preparing.json` last.
 
 Heavy imports stand inside the functions, so that `python -m cluster.prepare --help` answers at once.
 """
 
+import contextlib
+import errno
 import itertools
 import logging
-import re
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.failures import RunFailed
 from configs.errors import UserError
 
 if TYPE_CHECKING:
     from workers.data.ingest import ChunkResult, Source
+    from workers.data.journal import Preparation, Settings
     from workers.data.manifest import Manifest, Quarantined
     from workers.data.shards import ShardInfo
     from workers.data.sources import Chunk
 
 MANIFEST = "manifest.json"
-OWN_FILE = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}\.arrow(\.[0-9a-f]{8}\.tmp)?|mean\.npy|manifest\.json\.tmp")
+UNDER_WAY = "preparing.json"
 ALWAYS_TOLERATED = 10  # bad images, however small the source is
 NAMED_BAD_IMAGES = 10
 STALL_SECONDS = 120.0
@@ -48,49 +53,94 @@ def prepare(
     size: int = 256,
     quality: int = 95,
     shard_rows: int = 4096,
+    encoding: Literal["jpeg", "raw"] = "jpeg",
+    apply_orientation: bool = False,
     max_bad: float = 0.001,
     overwrite: bool = False,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> "Manifest":
-    """Make the data set `out` from `source` and return its manifest.
+    """Make the data set `out` from `source` and return its manifest. If that was begun before and cut off, it goes on.
 
     ray_module: `ray`, connected. size: side of the stored images in pixels. quality: of JPEGs that must be encoded
-    anew, 1..100. shard_rows: images in a shard. max_bad: tolerated share of unusable images; ALWAYS_TOLERATED are
-    tolerated in any case. workers: tasks at a time (default: all CPUs). on_progress: called with (images done,
-    images in all) about once a second.
+    anew, 1..100. shard_rows: images in a shard. encoding: whether JPEGs are stored, or the size * size * 3 bytes of the pixels.
+    apply_orientation: turn photos as their EXIF data say. max_bad: tolerated share of unusable images; ALWAYS_TOLERATED are
+    tolerated in any case. workers: tasks at a time (default: all CPUs); the result does not depend on it. on_progress: called
+    with (images done, images in all) about once a second.
 
-    Raises UserError if `out` holds a data set and `overwrite` is not set, cannot be written, or is not seen by all
-    nodes; if no training image is usable; if a worker dies for good. Raises TooManyBadImages.
+    Raises UserError if `out` holds a data set and `overwrite` is not set, is being prepared by another process, cannot be
+    written, or is not seen by all nodes; if no training image is usable; if a worker dies for good. Raises TooManyBadImages.
     """
-    import numpy as np
-
-    from workers.data.ingest import PixelSums, statistics
-    from workers.data.manifest import PIXEL_MEAN_FILE, Manifest, SplitInfo
+    from workers.data.journal import Preparation, Settings, end, is_under_way, only_one
+    from workers.data.manifest import Manifest
 
     out = out.absolute()
     check_output(out, overwrite=overwrite)
-    _clear(out)
-    total, done = sum(source.splits.values()), 0
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    settings = Settings(
+        size=size, quality=quality, shard_rows=shard_rows, encoding=encoding, apply_orientation=apply_orientation
+    )
     jobs = list(_jobs(source, shard_rows))
+    preparation = Preparation.of(source, jobs, settings)
+    with only_one(out):
+        # With both, an earlier run was cut off while it cleaned up.
+        if not ((out / MANIFEST).exists() and is_under_way(out, preparation)):
+            _refuse_data_set(out, overwrite)
+            _begin(out, preparation, len(jobs))
+            # Closed on errors too, which cancels the tasks that are under way.
+            with contextlib.closing(_run_tasks(ray_module, source, jobs, out, preparation, workers)) as results:
+                _finish(source, out, settings, results, max_bad, on_progress)
+        manifest = Manifest.load(out)
+        with _writing(out):
+            end(out, [info.file for split in manifest.splits.values() for info in split.shards])
+    return manifest
+
+
+def _begin(out: Path, preparation: "Preparation", shards: int) -> None:
+    """Make the folder ready, and say so if something is there already."""
+    from workers.data.journal import begin, differences
+
+    if different := differences(out, preparation):
+        told = f"{out} holds a preparation that was not finished, with {different}: starting anew"
+        print(told, file=sys.stderr, flush=True)
+    with _writing(out):
+        there = begin(out, preparation)
+    if there:
+        print(f"continuing: {there:,} of {shards:,} shards are there", file=sys.stderr, flush=True)
+
+
+def _finish(
+    source: "Source",
+    out: Path,
+    settings: "Settings",
+    results: "Iterator[ChunkResult | None]",
+    max_bad: float,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Gather the results as they come, then write the mean image, and the manifest last."""
+    import numpy as np
+
+    from workers.data.files import whole_file
+    from workers.data.ingest import PixelSums, statistics
+    from workers.data.manifest import PIXEL_MEAN_FILE, Manifest, SplitInfo
+
+    total, done = sum(source.splits.values()), 0
     shards: dict[str, list[ShardInfo]] = {split: [] for split in source.splits}
     quarantined: list[Quarantined] = []
-    sums = PixelSums(pixels=np.zeros((size, size, 3), np.int64))
+    sums = PixelSums(pixels=np.zeros((settings.size, settings.size, 3), np.int64))
     class_counts = np.zeros(len(source.classes), np.int64)
-    for result in _run_tasks(ray_module, source, jobs, out, size, quality, workers):
-        if result is None:  # a second has passed
-            if on_progress:
-                on_progress(done, total)
-            continue
-        done += len(result.chunk)
-        quarantined += result.quarantined
-        _check_bad(quarantined, total, max_bad)
-        if result.info:
-            _check_visible(out, result.info)
-            shards[result.chunk.split].append(result.info)
-        if result.chunk.split == "train":
-            sums.add(result.sums)
-            class_counts += result.labels
+    for result in results:
+        if result is not None:  # else a second has passed
+            done += len(result.chunk)
+            quarantined += result.quarantined
+            _check_bad(quarantined, total, max_bad)
+            if result.info:
+                _check_visible(out, result.info)
+                shards[result.chunk.split].append(result.info)
+            if result.chunk.split == "train":
+                sums.add(result.sums)
+                class_counts += result.labels
         if on_progress:
             on_progress(done, total)
     if not sums.images:
@@ -98,11 +148,10 @@ def prepare(
     empty = [source.classes[index] for index in np.flatnonzero(class_counts == 0)]
     if empty:
         log.warning("%d classes have no training image: %s", len(empty), ", ".join(empty[:10]))
-    result_statistics = statistics(sums)
-    with (out / PIXEL_MEAN_FILE).open("wb") as file:
-        np.save(file, result_statistics.pixel_mean)
+    found = statistics(sums)
     manifest = Manifest(
-        image_size=size,
+        image_size=settings.size,
+        encoding=settings.encoding,
         source=source.description,
         classes=source.classes,
         splits={
@@ -111,34 +160,47 @@ def prepare(
             )
             for split, infos in shards.items()
         },
-        rgb_mean=result_statistics.rgb_mean,
-        rgb_covariance=result_statistics.rgb_covariance,
-        rgb_eigenvalues=result_statistics.rgb_eigenvalues,
-        rgb_eigenvectors=result_statistics.rgb_eigenvectors,
+        rgb_mean=found.rgb_mean,
+        rgb_covariance=found.rgb_covariance,
+        rgb_eigenvalues=found.rgb_eigenvalues,
+        rgb_eigenvectors=found.rgb_eigenvectors,
         quarantined=tuple(sorted(quarantined, key=lambda image: (image.split, image.key))),
     )
-    manifest.write(out)
-    return manifest
+    # Once more: workers of a run that was killed may have lived on for a moment.
+    for info in itertools.chain(*shards.values()):
+        _check_visible(out, info)
+    with _writing(out):
+        with whole_file(out / PIXEL_MEAN_FILE) as file:
+            np.save(file, found.pixel_mean)
+        manifest.write(out)
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
     """Raise UserError unless a data set can be made at `out`. Changes nothing."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as --out")
+    if not (out / UNDER_WAY).exists():
+        _refuse_data_set(out, overwrite)
+
+
+def _refuse_data_set(out: Path, overwrite: bool) -> None:
     if (out / MANIFEST).exists() and not overwrite:
         raise UserError(f"{out} holds a data set already. Add --overwrite to make it again, or choose another --out.")
 
 
-def _clear(out: Path) -> None:
-    """Create `out`, or remove from it what earlier runs wrote, and nothing else. The manifest goes first."""
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raise UserError where the disk refuses."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / MANIFEST).unlink(missing_ok=True)
-        for path in list(out.iterdir()):
-            if OWN_FILE.fullmatch(path.name):
-                path.unlink()
+        yield
     except OSError as error:
-        raise UserError(f"cannot write in {out}: {error.strerror}. Choose another --out.") from None
+        raise UserError(f"cannot write in {out}: {_refusal(error)}") from None
+
+
+def _refusal(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}. Make room and give the same command again: it goes on from what is there."
+    return f"{error.strerror or error}. Choose another --out."
 
 
 def _jobs(source: "Source", shard_rows: int) -> Iterator[tuple["Chunk", str]]:
@@ -154,16 +216,16 @@ def _run_tasks(
     source: "Source",
     jobs: list[tuple["Chunk", str]],
     out: Path,
-    size: int,
-    quality: int,
+    preparation: "Preparation",
     workers: int | None,
-) -> "Iterator[ChunkResult | None]":
+) -> "Generator[ChunkResult | None]":
     """Run one task per job, a bounded number at a time. Yields results as they come, and None after idle seconds."""
-    from workers.data.ingest import make_shard
+    from workers.data.journal import recall_or_make
 
-    # A task leaves nothing behind but its shard, which it replaces: it may run again wherever a worker was lost.
-    task = ray.remote(num_cpus=1, max_retries=3)(make_shard)
+    # A task leaves nothing behind but its shard and a note, which it replaces: it may run again wherever a worker was lost.
+    task = ray.remote(num_cpus=1, max_retries=3)(recall_or_make)
     source_ref = ray.put(source)
+    identity = preparation.identity
     # Without a limit of the caller's, a second task per CPU waits so that no CPU does.
     limit = workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(jobs)
@@ -172,7 +234,7 @@ def _run_tasks(
     try:
         while True:
             for chunk, file in itertools.islice(waiting, limit - len(running)):
-                running.append(task.remote(source_ref, chunk, out, file, size, quality))
+                running.append(task.remote(source_ref, chunk, out, file, preparation.settings, identity))
             if not running:
                 return
             finished, running = ray.wait(running, timeout=1.0)
@@ -199,7 +261,7 @@ def _result(ray: Any, ref: Any, out: Path) -> "ChunkResult":
         if isinstance(error.cause, UserError):
             raise error.cause from None
         if isinstance(error.cause, OSError):  # sources report their own
-            raise UserError(f"cannot write a shard in {out}: {error.cause}") from None
+            raise UserError(f"cannot write a shard in {out}: {_refusal(error.cause)}") from None
         raise
     except ray.exceptions.RayError as error:
         raise UserError(

@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import RunConsole, clock, errors_table, print_plan
-from cluster.dataset import dataset_size, draw, verify
+from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
 from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
 from cluster.ray_session import ray_session
@@ -136,11 +135,10 @@ def _summary(run: RunFolder, result: dict[str, Any]) -> None:
 def _check_start(run: RunFolder, start: "Checkpoint | None") -> None:
     """Raises UserError if the checkpoint was made from another data set, or with other rules of drawing."""
     from alexnet.counter import VERSION
-    from workers.data.manifest import Manifest
 
     if start is None:
         return
-    if start.state["dataset"] != Manifest.load(Path(run.config.data.path)).fingerprint:
+    if start.state["dataset"] != load_manifest(run.config).fingerprint:
         raise UserError(
             f"{start.folder} was trained on another data set than {run.config.data.path} (their fingerprints differ); "
             "set data.path to that one, or give this run another name (name=...)"

@@ -146,7 +146,7 @@ class Data(Section):
     cache_folder: str | None = None
     """Where shards of a data set at a URL (s3://, gs://, file://) are kept on each node; null: in the user's cache folder."""
     cache_gigabytes: Positive = 300.0
-    """The most that this cache holds; whole shards that were not used for longest go first."""
+    """The most that this cache holds; what was not used for longest goes first. A larger data set is refused at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)

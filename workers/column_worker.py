@@ -27,6 +27,7 @@ from alexnet.step import Step
 from configs.schema import Config
 from workers.batches import Batches
 from workers.checkpoint import Checkpoint, load
+from workers.data.cache import local_folder
 from workers.data.manifest import Manifest, pixel_statistics
 from workers.loop import Loop
 from workers.mesh import Mesh
@@ -120,7 +121,7 @@ class ColumnWorker:
         torch.set_num_threads(self.config.cluster.cpus_per_column)
         set_precision(self.config.compute.precision)
         config, device = self.config, torch.device(self.mesh.device)
-        folder = Path(config.data.path)
+        folder = local_folder(config.data)
         manifest = Manifest.load(folder)
         alone = self.mesh.processes_per_replica == 1
         model = AlexNet(

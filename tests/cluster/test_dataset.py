@@ -11,6 +11,7 @@ from configs.errors import UserError
 from configs.loader import load
 from tests.workers import by_hand
 from workers.data.manifest import Manifest, SplitInfo
+from workers.data.storage import upload
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,31 @@ def test_verify_reads_the_shards_unless_told_not_to(tmp_path: Path) -> None:
     verify(dataclasses.replace(config, data=dataclasses.replace(config.data, verify_checksums=False)))
     with pytest.raises(UserError, match="does not fit"):
         verify(dataclasses.replace(config, network=dataclasses.replace(config.network, classes=3)))
+
+
+def at_url(folder: Path, url: str, **data: Any) -> Any:
+    config = by_hand.config(folder)
+    settings = dataclasses.replace(config.data, path=url, cache_folder=str(folder / "cache"), **data)
+    return dataclasses.replace(config, data=settings)
+
+
+def test_a_data_set_at_a_url_is_sized_fitted_and_verified(tmp_path: Path) -> None:
+    by_hand.make_data_set(tmp_path, train_per_class=6, validation_per_class=2)
+    far = tmp_path / "far"
+    upload(tmp_path / "data", f"file://{far}")
+    config = at_url(tmp_path, f"file://{far}")
+    assert dataset_size(config) == dataset_size(by_hand.config(tmp_path))
+    verify(config)
+    assert not list((tmp_path / "cache").rglob("*.arrow")), "the driver fetches no shards"
+    with pytest.raises(UserError, match=r"the data set at file:///.*/far does not fit: it has 2 classes"):
+        dataset_size(dataclasses.replace(config, network=dataclasses.replace(config.network, classes=3)))
+    shard = far / "train-1.arrow"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    # Sizes are looked at even where checksums are not: the listing costs nothing.
+    with pytest.raises(
+        UserError, match=r"1 of 3 shards at file://.* are damaged: train-1\.arrow has .* bytes instead of"
+    ):
+        verify(at_url(tmp_path, f"file://{far}", verify_checksums=False))
+    (far / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"far/manifest\.json is missing"):
+        dataset_size(config)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -226,7 +227,9 @@ def test_interrupt_leaves_no_data_set_and_no_process_and_the_same_command_finish
     assert not (out / "manifest.json").exists()
     with pytest.raises(UserError, match="never finished"):
         Manifest.load(out)
-    done = run(*arguments, "--shard-rows", 100, "--workers", 2)
+    assert "the same command goes on from there" in errors
+    done = run(*arguments, "--workers", 2)
     assert done.returncode == 0, done.stderr
+    assert re.search(r"continuing: [1-9]\d* of 153 shards are there", done.stderr)
     assert "train 300, validation 6" in done.stdout
-    assert len(list(out.iterdir())) == 3 + 1 + 2
+    assert len(list(out.iterdir())) == 150 + 3 + 2

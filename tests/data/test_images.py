@@ -6,9 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
-from workers.data.images import BadImage, to_stored_jpeg
+from tests.data.pictures import encode
+from workers.data import images
+from workers.data.images import BadImage, to_square, to_stored_jpeg
 
 SIZE = 32
 
@@ -18,13 +20,6 @@ def picture(height: int = SIZE, width: int = SIZE) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
     channels = [255 * x / max(width - 1, 1), 255 * y / max(height - 1, 1), 255 - 255 * x / max(width - 1, 1)]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
-
-
-def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    """The picture as a file's bytes."""
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -64,21 +59,41 @@ def test_anything_else_becomes_a_full_colour_jpeg_of_the_size(data: bytes) -> No
     assert np.array_equal(stored.pixels, simplejpeg.decode_jpeg(stored.jpeg, "RGB"))
 
 
-def reference(image: Image.Image) -> np.ndarray:
-    """The paper's recipe written the long way: rescale the shorter side to SIZE, then cut the central square."""
-    width, height = image.size
-    scale = SIZE / min(width, height)
-    resized = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BOX)
-    left, top = (resized.width - SIZE) // 2, (resized.height - SIZE) // 2
-    return np.asarray(resized.crop((left, top, left + SIZE, top + SIZE))).astype(int)
+def area_average(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The central square shrunk to `size`, the long way: each pixel becomes size x size equal ones, then whole blocks average.
+    The difference of the sides must be even."""
+    height, width, _ = pixels.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side].astype(float)
+    fine = square.repeat(size, axis=0).repeat(size, axis=1)
+    return fine.reshape(size, side, size, side, 3).mean(axis=(1, 3))
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (64, 64), (512, 640)])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (33, 33), (47, 33), (40, 66), (151, 49)])
 def test_shorter_side_is_scaled_and_the_centre_is_kept(height: int, width: int) -> None:
+    """The paper's recipe. Noise, so that a weight that is slightly wrong shows anywhere."""
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = to_square(encode(Image.fromarray(pixels), "PNG"), SIZE)
+    assert np.abs(found - area_average(pixels, SIZE)).max() <= 0.5 + 1e-3
+
+
+def test_the_middle_may_fall_between_two_pixels() -> None:
+    ramp = np.broadcast_to(np.arange(65, dtype=np.uint8)[None, :, None] * 3, (64, 65, 3))
+    found = to_square(encode(Image.fromarray(np.ascontiguousarray(ramp)), "PNG"), SIZE)
+    # Column 0 covers the source from 0.5 to 2.5: half of pixel 0, pixel 1, half of pixel 2.
+    assert found[0, :3, 0].tolist() == [3, 9, 15]
+    tall = to_square(encode(Image.fromarray(np.ascontiguousarray(ramp.transpose(1, 0, 2))), "PNG"), SIZE)
+    assert np.array_equal(tall, found.transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (31, 400), (7, 7), (400, 31)])
+def test_enlarging_is_pillow_s_cubic_interpolation(height: int, width: int) -> None:
     image = picture(height, width)
-    stored = to_stored_jpeg(encode(image, quality=100, subsampling=0), SIZE, quality=100)
-    # Gradients move by 255 / SIZE = 8 levels per stored pixel: a cut that is one pixel off would show.
-    assert np.abs(stored.pixels.astype(int) - reference(image)).max() <= 4
+    side, left, top = min(height, width), (width - min(height, width)) / 2, (height - min(height, width)) / 2
+    box = (left, top, left + side, top + side)
+    expected = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
+    assert np.array_equal(to_square(encode(image, "PNG"), SIZE), expected)
 
 
 def test_shrinking_averages_areas() -> None:
@@ -100,6 +115,29 @@ def test_exif_orientation_is_ignored() -> None:
     exif[0x0112] = 6  # turn by 90 degrees
     plain, turned = encode(picture(48, 64)), encode(picture(48, 64), exif=exif)
     assert np.array_equal(to_stored_jpeg(plain, SIZE).pixels, to_stored_jpeg(turned, SIZE).pixels)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_on_request(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture(), kind, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    assert np.array_equal(to_square(data, SIZE, apply_orientation=True), expected)
+    stored = to_stored_jpeg(data, SIZE, apply_orientation=True)
+    assert np.abs(stored.pixels.astype(int) - expected).max() <= 12
+    # What is stored must not be turned again by whoever reads it with its EXIF data.
+    assert Image.open(io.BytesIO(stored.jpeg)).getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535, b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"Exif\x00\x00nonsense"])
+def test_senseless_orientation_changes_nothing(value: int | bytes) -> None:
+    exif = Image.Exif()
+    if not isinstance(value, bytes):
+        exif[0x0112] = value
+    data = encode(picture(), exif=value if isinstance(value, bytes) else exif)
+    assert np.array_equal(to_square(data, SIZE, apply_orientation=True), to_square(encode(picture()), SIZE))
 
 
 FITTING = encode(picture(), quality=90)
@@ -155,6 +193,33 @@ def test_harmless_oddities_are_kept_but_encoded_anew(damage: Callable[[bytes], b
     assert np.abs(stored.pixels.astype(int) - simplejpeg.decode_jpeg(FITTING)).max() <= 12
 
 
+def test_damage_behind_a_harmless_oddity_is_found() -> None:
+    """libjpeg names the first thing that is odd, and Pillow takes a half-grey picture without a word."""
+    odd = LARGER.replace(b"JFIF\x00\x01", b"JFIF\x00\x07", 1)
+    to_square(odd, SIZE)
+    cut = odd[: len(odd) * 3 // 4] + b"\xff\xd9"
+    Image.open(io.BytesIO(cut)).convert("RGB")
+    with pytest.raises(BadImage, match=r"damaged JPEG: .*premature end"):
+        to_square(cut, SIZE)
+
+
+def test_metadata_that_outweigh_the_picture_are_not_stored() -> None:
+    comment = b"\xff\xfe\xff\xfe" + bytes(65532)
+    data = FITTING[:2] + comment + FITTING[2:]
+    stored = to_stored_jpeg(data, SIZE)
+    assert len(stored.jpeg) < 5000
+    assert np.abs(stored.pixels.astype(int) - simplejpeg.decode_jpeg(FITTING)).max() <= 12
+    trailing = FITTING + b"nothing of use" * 10000
+    assert len(to_stored_jpeg(trailing, SIZE).jpeg) < 5000
+    assert to_stored_jpeg(FITTING + b"a little", SIZE).jpeg == FITTING + b"a little"
+
+
+def test_formats_that_start_other_programs_are_no_pictures() -> None:
+    data = encode(picture(), "EPS")
+    with pytest.raises(BadImage, match="no known picture format"):
+        to_square(data, SIZE)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_decompression_bombs_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(picture(60, 60), kind)
@@ -165,3 +230,15 @@ def test_decompression_bombs_are_refused(kind: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 60 // 3)  # Pillow itself raises from twice its limit on
     with pytest.raises(BadImage, match="decompression bombs"):
         to_stored_jpeg(data, SIZE)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_formats_that_take_much_memory_have_a_lower_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind not in Image.registered_extensions().values():
+        pytest.skip(f"this Pillow was built without {kind}")
+    data = encode(picture(60, 60), kind)
+    to_square(data, SIZE)
+    monkeypatch.setattr(images, "MOST_COPIED_PIXELS", 60 * 60 - 1)
+    with pytest.raises(BadImage, match=f"60x60 pixels of {kind} take too much memory"):
+        to_square(data, SIZE)
+    to_square(encode(picture(60, 60), "PNG"), SIZE)

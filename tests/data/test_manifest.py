@@ -49,6 +49,7 @@ def test_fingerprint_changes_with_what_training_depends_on_and_with_nothing_else
     train = base.splits["train"]
     changed = [
         dataclasses.replace(base, image_size=9),
+        dataclasses.replace(base, encoding="raw"),
         dataclasses.replace(base, classes=("dog", "naïve cat")),
         dataclasses.replace(base, splits={"train": train}),
         dataclasses.replace(base, splits={**base.splits, "train": SplitInfo(shards=train.shards[::-1], rows=20)}),
@@ -83,7 +84,7 @@ def test_no_data_set_says_how_to_make_one(tmp_path: Path) -> None:
         (lambda content: content["splits"]["train"].update(rows=21), "do not add up to 21"),
         (lambda content: content["splits"]["train"]["shards"][0].update(file="../x"), "not the name of a file"),
         (lambda content: content.update(version=2), "version 2; this program reads version 1"),
-        (lambda content: content.update(encoding="raw"), "unknown encoding"),
+        (lambda content: content.update(encoding="tiff"), "unknown encoding"),
     ],
 )
 def test_changed_manifest_is_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import ipc
 
 from configs.errors import UserError
+from workers.data import shards
 from workers.data.dataset import Dataset, verify_checksums
 from workers.data.manifest import Manifest, SplitInfo
 from workers.data.shards import ROWS_PER_BATCH, CorruptShardError, Record, Shard, ShardInfo, write_shard
@@ -119,6 +121,19 @@ def test_same_rows_give_the_same_file(tmp_path: Path) -> None:
     first, second = (write_shard(tmp_path / name, records(600)) for name in ("a.arrow", "b.arrow"))
     assert first.sha256 == second.sha256
     assert write_shard(tmp_path / "c.arrow", records(600, start=1)).sha256 != first.sha256
+
+
+def test_a_record_batch_holds_few_large_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its images are in memory at once when it is written."""
+    rows = [Record(key=str(index), label=0, image=bytes([index]) * 1000) for index in range(7)]
+    whole = write_shard(tmp_path / "a.arrow", rows)
+    monkeypatch.setattr(shards, "BYTES_PER_BATCH", 2500)
+    write_shard(tmp_path / "b.arrow", rows)
+    with ipc.open_file(str(tmp_path / "b.arrow")) as file:
+        assert [file.get_batch(index).num_rows for index in range(file.num_record_batches)] == [3, 3, 1]
+    shard = Shard(tmp_path / "b.arrow")
+    assert [shard.image(row).tobytes() for row in range(7)] == [row.image for row in rows]
+    assert whole.rows == len(shard)
 
 
 def test_every_flipped_byte_of_an_image_is_found(tmp_path: Path) -> None:

@@ -48,8 +48,17 @@ def read_all(source: Source, split: str, rows: int = 3) -> list[SourceItem]:
 def test_train_and_validation_folders(tmp_path: Path) -> None:
     for name in ("train/b/1.jpg", "train/b/2.JPEG", "train/a/images/x.png", "train/a/y.jpg", "val/b/1.jpg"):
         put(tmp_path / name, name.encode())
-    for name in ("train/a/.DS_Store", "train/a/Thumbs.db", "train/.hidden/1.jpg", "train/a/._y.jpg"):
-        put(tmp_path / name)
+    strewn = (
+        ".DS_Store",
+        "a/.DS_Store",
+        "a/Thumbs.db",
+        "a/desktop.ini",
+        "a/._y.jpg",
+        ".hidden/1.jpg",
+        "__MACOSX/a/1.jpg",
+    )
+    for name in (*strewn, "a/__MACOSX/1.jpg", "a/Desktop.ini", "b/THUMBS.DB"):
+        put(tmp_path / "train" / name)
     put(tmp_path / "train/a/notes.txt")
     source = FolderSource(tmp_path)
     assert source.classes == ("a", "b")
@@ -164,6 +173,27 @@ def test_validation_is_preferred_to_test(tmp_path: Path) -> None:
     assert source.splits == {"train": 9, "validation": 4}
     assert source.notes == ("left out 1 files of 'test'",)
     assert source.classes == ("0", "1", "2")
+
+
+def test_imagenet_1k_of_hugging_face(tmp_path: Path) -> None:
+    """Several files per split in data/, a test split whose labels are all -1, and only some of the files fetched."""
+    names = [f"n{number:08d}, words" for number in range(3)]
+    for number in range(3):
+        write_parquet(tmp_path / f"data/train-{number:05d}-of-00294.parquet", 10, names)
+    for number in range(14):
+        write_parquet(tmp_path / f"data/validation-{number:05d}-of-00014.parquet", 5, names)
+    for number in range(2):
+        path = tmp_path / f"data/test-{number:05d}-of-00028.parquet"
+        write_parquet(path, 5, names, label=pa.array([-1] * 5, pa.int64()))
+    source = ParquetSource(tmp_path)
+    assert source.splits == {"train": 30, "validation": 70}
+    assert source.notes == ("left out 2 files of 'test'", "train: 3 of 294 files are here")
+    assert {item.label for item in read_all(source, "validation")} == {0, 1, 2}
+    for path in tmp_path.glob("data/validation-*"):
+        path.unlink()
+    source = ParquetSource(tmp_path)
+    assert source.splits == {"train": 30}
+    assert "left out 2 files that would be the validation split: no labels in them" in source.notes
 
 
 def test_single_file_is_the_training_set(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """A split of a prepared data set as one long array of images, and the check that its files are whole."""
 
-from collections.abc import Callable
+import bisect
+import itertools
+import mmap
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +18,48 @@ from workers.data.shards import CorruptShardError, Shard, ShardInfo, file_sha256
 CHECKSUM_THREADS = 4
 
 
+class CorruptRecordError(CorruptShardError):
+    """An image whose stored bytes are not those that were written, in a shard that can be read otherwise."""
+
+    # Exceptions travel between processes as their arguments, which must therefore be these.
+    def __init__(self, file: str, row: int, key: str, reason: str) -> None:
+        super().__init__(file, row, key, reason)
+        self.file, self.row, self.key, self.reason = file, row, key, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: the image in row {self.row} (key {self.key!r}) is damaged: {self.reason}. Restore "
+            f"{Path(self.file).name} from a copy, or make the data set again with `python -m cluster.prepare ... "
+            "--overwrite`."
+        )
+
+
+class _Shard(Shard):
+    """A shard whose rows can be announced before they are read."""
+
+    def will_need(self, row: int) -> None:
+        """Begin to read the row's pages from the disk, without waiting for them."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            start, stop = self._image_spans[row].tolist()
+            page = start - start % mmap.PAGESIZE
+            self._mapping.madvise(mmap.MADV_WILLNEED, page, stop - page)
+
+
 class Dataset:
     """Random access to the images of one split. Shards are opened on first use; threads may share the object.
 
-    folder: of the prepared data set. manifest: if it has been loaded already.
+    folder: of the prepared data set. manifest: if it has been loaded already. fetch: called with each shard before it is
+    opened, to bring it into the folder.
     Raises UserError if there is no data set, or it has no such split.
     """
 
-    def __init__(self, folder: str | Path, split: str, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str,
+        manifest: Manifest | None = None,
+        fetch: Callable[[ShardInfo], object] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.split = split
         self.manifest = manifest or Manifest.load(self.folder)
@@ -33,9 +69,10 @@ class Dataset:
                 f"the data set at {self.folder} has no split {split!r}; its splits: {there}. Prepare it again from "
                 "a source that has one (`python -m cluster.prepare folder` can set a fraction aside)."
             )
+        self._fetch = fetch
         self._infos = self.manifest.splits[split].shards
-        self._first_rows = np.cumsum([0, *(info.rows for info in self._infos)])
-        self._shards: list[Shard | None] = [None] * len(self._infos)
+        self._first_rows = [0, *itertools.accumulate(info.rows for info in self._infos)]
+        self._shards: list[_Shard | None] = [None] * len(self._infos)
 
     @property
     def image_size(self) -> int:
@@ -43,15 +80,18 @@ class Dataset:
         return self.manifest.image_size
 
     def __len__(self) -> int:
-        return int(self._first_rows[-1])
+        return self._first_rows[-1]
 
-    @cached_property
+    @property
     def labels(self) -> NDArray[np.int32]:
-        """Class index of every row, [rows], read-only. Opens every shard."""
+        """Class index of every row, [rows]. Opens every shard."""
         parts = [self._shard(number).labels() for number in range(len(self._infos))]
-        labels = np.concatenate([*parts, np.empty(0, np.int32)])
-        labels.setflags(write=False)
-        return labels
+        return np.concatenate([*parts, np.empty(0, np.int32)])
+
+    def label(self, index: int) -> int:
+        """Class index of a row. Opens no other shard than the row's."""
+        shard, row = self._locate(index)
+        return shard.label(row)
 
     def key(self, index: int) -> str:
         """Name of the image in its source."""
@@ -59,50 +99,83 @@ class Dataset:
         return shard.key(row)
 
     def jpeg(self, index: int) -> NDArray[np.uint8]:
-        """The stored JPEG, [bytes]: a read-only view, unchecked."""
+        """The stored JPEG, or pixels where they are stored raw, [bytes]: a read-only view, unchecked."""
         shard, row = self._locate(index)
         return shard.image(row)
 
-    def decode_into(self, index: int, buffer_HWC: NDArray[np.uint8]) -> None:
-        """Decode an image into `buffer_HWC` (uint8, contiguous, [size, size, 3], RGB). Grey becomes RGB.
+    def will_need(self, indices: Iterable[int]) -> None:
+        """Begin to read these images from the disk, all side by side. A page fault would read 4 KiB, and wait for it, five
+        times for each image."""
+        for index in indices:
+            shard, row = self._locate(index)
+            shard.will_need(row)
 
-        Raises CorruptShardError, and leaves the buffer as it was, if the stored bytes are not those written.
+    def pixels(self, index: int, scratch_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An image, uint8 [size, size, 3], RGB: `scratch_HWC` with a JPEG decoded into it, or a view of pixels stored raw.
+
+        scratch_HWC: uint8, contiguous, [size, size, 3]. Raises CorruptRecordError if the stored bytes are not those written.
         """
         size = self.image_size
-        shape, flags = buffer_HWC.shape, buffer_HWC.flags
+        shape, flags = scratch_HWC.shape, scratch_HWC.flags
         # The decoder fills whatever buffer is large enough, so a wrong one would go unnoticed.
-        if buffer_HWC.dtype != np.uint8 or shape != (size, size, 3) or not flags.c_contiguous:
+        if scratch_HWC.dtype != np.uint8 or shape != (size, size, 3) or not flags.c_contiguous:
             raise ValueError(
-                f"the buffer must be contiguous uint8 [{size}, {size}, 3], not {buffer_HWC.dtype} {list(shape)}"
+                f"the buffer must be contiguous uint8 [{size}, {size}, 3], not {scratch_HWC.dtype} {list(shape)}"
             )
         shard, row = self._locate(index)
-        shard.verify_row(row)
         try:
-            decoded = simplejpeg.decode_jpeg(shard.image(row), "RGB", buffer=buffer_HWC, strict=True)
+            shard.verify_row(row)
+        except CorruptShardError:
+            raise self._corrupt(shard, row, "its checksum differs") from None
+        stored = shard.image(row)
+        if self.manifest.encoding == "raw":
+            if stored.size != scratch_HWC.size:
+                raise self._corrupt(shard, row, f"it has {stored.size:,} bytes instead of {scratch_HWC.size:,}")
+            return stored.reshape(shape)
+        try:
+            decoded = simplejpeg.decode_jpeg(stored, "RGB", buffer=scratch_HWC, strict=True)
         except ValueError as error:
-            raise self._unusable(shard, row, str(error)) from None
+            raise self._corrupt(shard, row, f"it cannot be decoded ({error})") from None
         if decoded.shape != shape:
-            raise self._unusable(shard, row, f"it is {decoded.shape[1]}x{decoded.shape[0]} pixels")
+            raise self._corrupt(shard, row, f"it is {decoded.shape[1]}x{decoded.shape[0]} pixels")
+        return scratch_HWC
+
+    def decode_into(self, index: int, buffer_HWC: NDArray[np.uint8]) -> None:
+        """Put an image into `buffer_HWC` (uint8, contiguous, [size, size, 3], RGB). Grey becomes RGB.
+
+        Raises CorruptRecordError, and leaves the buffer as it was, if the stored bytes are not those written.
+        """
+        pixels = self.pixels(index, buffer_HWC)
+        if pixels is not buffer_HWC:
+            buffer_HWC[...] = pixels
+
+    def shards_of(self, indices: Iterable[int]) -> list[ShardInfo]:
+        """All shards: those of these rows first, in their order, then the others."""
+        numbers = dict.fromkeys(self._number(index) for index in indices)
+        return [self._infos[number] for number in numbers | dict.fromkeys(range(len(self._infos)))]
 
     @staticmethod
-    def _unusable(shard: Shard, row: int, reason: str) -> CorruptShardError:
-        return CorruptShardError(
-            f"{shard.path}: the image in row {row} (key {shard.key(row)!r}) is not as `python -m cluster.prepare` "
-            f"writes it: {reason}. Make the data set again with --overwrite."
-        )
+    def _corrupt(shard: Shard, row: int, reason: str) -> CorruptRecordError:
+        return CorruptRecordError(str(shard.path), row, shard.key(row), reason)
 
-    def _locate(self, index: int) -> tuple[Shard, int]:
+    def _number(self, index: int) -> int:
+        """Of the row's shard."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        number = int(np.searchsorted(self._first_rows, index, side="right")) - 1
-        return self._shard(number), index - int(self._first_rows[number])
+        return bisect.bisect_right(self._first_rows, index) - 1
 
-    def _shard(self, number: int) -> Shard:
+    def _locate(self, index: int) -> tuple[_Shard, int]:
+        number = self._number(index)
+        return self._shard(number), index - self._first_rows[number]
+
+    def _shard(self, number: int) -> _Shard:
         shard = self._shards[number]
         if shard is None:
             # Two threads may both open it; either object will do.
             info = self._infos[number]
-            shard = Shard(self.folder / info.file)
+            if self._fetch is not None:
+                self._fetch(info)
+            shard = _Shard(self.folder / info.file)
             if len(shard) != info.rows:
                 raise CorruptShardError(
                     f"{shard.path} holds {len(shard)} rows, the manifest says {info.rows}. Restore it from a copy, "

@@ -3,16 +3,23 @@
 One per replica, as a Ray actor. It owns the batches (it made the calls that returned them) and holds at most `window` of
 them, waiting or under way; that is the back-pressure, and the bound of the object store. A data worker that dies is asked
 again, or another one is: a request says all there is to say, so the batch is the same.
+
+It also counts the damaged training images that data workers had to replace, names each once, and ends the run when there are
+too many.
 """
 
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
 
+from configs.errors import UserError
 from workers.program import Item, Program, Request
+
+if TYPE_CHECKING:
+    from workers.data.data_worker import Replaced
 
 MOST_TRIES = 40
 """Times a batch is asked for before the feed gives up; with the pauses between, time enough for a worker's restart."""
@@ -23,14 +30,26 @@ RESTART_SECONDS = 10.0
 class Feed:
     """Hands out the batches of a program's items, in order, to `readers` columns.
 
-    data_workers: actor handles by name.
+    data_workers: actor handles by name. max_corrupt_records: damaged training images that are put up with. whole_images: test
+    on whole stored images, from which views are cut, and not on their centres.
     """
 
-    def __init__(self, name: str, data_workers: dict[str, Any], *, window: int, readers: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        data_workers: dict[str, Any],
+        *,
+        window: int,
+        readers: int,
+        max_corrupt_records: int = 100,
+        whole_images: bool = False,
+    ) -> None:
         self.name = name
         self._workers = data_workers
         self._busy = dict.fromkeys(data_workers, 0)
         self._window = window
+        self._max_corrupt_records = max_corrupt_records
+        self._whole_images = whole_images
         self._wanted = [0] * readers
         self._items: Iterator[Item] = iter(())
         self._made: dict[int, asyncio.Task[Any]] = {}
@@ -39,7 +58,9 @@ class Feed:
         self._moved = asyncio.Event()
         self._messages: list[str] = []
         self._died_at: dict[str, float] = {}
-        self._counts = {"batches": 0, "decoded": 0, "repeated": 0, "batches_held": 0, "seconds_decoding": 0.0}
+        self._corrupt_rows: set[int] = set()
+        self._counts = dict.fromkeys(("batches", "decoded", "repeated", "batches_held", "corrupt_records"), 0)
+        self._seconds_decoding = 0.0
 
     def __repr__(self) -> str:
         return self.name
@@ -72,8 +93,8 @@ class Feed:
 
     async def status(self, seen: int) -> tuple[list[str], dict[str, Any]]:
         """Messages from number `seen` on, and counters: batches made, images decoded, requests repeated after a death, the most
-        batches held at once, seconds that data workers spent."""
-        return self._messages[seen:], dict(self._counts)
+        batches held at once, training images found damaged, seconds that data workers spent."""
+        return self._messages[seen:], self._counts | {"seconds_decoding": self._seconds_decoding}
 
     def _fill(self) -> None:
         while self._next < min(self._wanted) + self._window:
@@ -81,19 +102,25 @@ class Feed:
             if item is None:
                 self._ended = True
                 return
-            self._made[self._next] = asyncio.ensure_future(self._make(item.request))
+            making = asyncio.ensure_future(self._make(item.request))
+            # The first batch that fails ends the run, and nobody asks for the others: asyncio need not tell of them.
+            making.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._made[self._next] = making
             self._next += 1
             self._counts["batches_held"] = max(self._counts["batches_held"], len(self._made))
 
     async def _make(self, request: Request) -> Any:
-        """A reference to the finished batch. Raises the data worker's own error, or RuntimeError after many deaths."""
+        """A reference to the finished batch. Raises the data worker's own error, UserError if too many images are damaged, or
+        RuntimeError after many deaths."""
         cause: Exception | None = None
         for _ in range(MOST_TRIES):
             # A dead worker has the fewest requests; it gets new ones if nobody else lives.
             name = min(self._busy, key=lambda worker: (self._died_lately(worker), self._busy[worker]))
             self._busy[name] += 1
             try:
-                reference = self._workers[name].batch.remote(request)
+                worker = self._workers[name]
+                views = self._whole_images and request.split == "validation"
+                reference = (worker.views_batch if views else worker.batch).remote(request)
                 batch = await reference
             except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
                 cause = error
@@ -102,11 +129,29 @@ class Feed:
             else:
                 self._counts["batches"] += 1
                 self._counts["decoded"] += batch["decoded"]
-                self._counts["seconds_decoding"] += batch["seconds"]
+                self._seconds_decoding += batch["seconds"]
+                self._note_replaced(batch["replaced"])
                 return reference
             finally:
                 self._busy[name] -= 1
         raise RuntimeError(f"{self.name}: data workers keep dying; {request} was asked for {MOST_TRIES} times: {cause}")
+
+    def _note_replaced(self, replaced: "list[Replaced]") -> None:
+        """One message per damaged record, however often it comes up. Raises UserError if there are too many of them."""
+        for record in replaced:
+            if record.row in self._corrupt_rows:
+                continue
+            self._corrupt_rows.add(record.row)
+            self._messages.append(
+                f"training image {record.key!r} in {record.file} is damaged: {record.reason}; {record.by!r} stands in for it"
+            )
+        found = self._counts["corrupt_records"] = len(self._corrupt_rows)
+        if replaced and found > self._max_corrupt_records:
+            raise UserError(
+                f"damaged training images: {found:,}, the last one {replaced[-1].key!r} in {replaced[-1].file}; more than "
+                f"data.max_corrupt_records={self._max_corrupt_records:,}. Restore the shards from a copy, make the data set "
+                "again with `python -m cluster.prepare ... --overwrite`, or raise that number"
+            )
 
     def _note_death(self, name: str) -> None:
         """One message per death, however many of the worker's requests it takes along."""

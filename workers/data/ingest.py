@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import UserError
-from workers.data.images import BadImage, to_stored_jpeg
-from workers.data.manifest import Quarantined, Triple
+from workers.data.images import BadImage, to_square, to_stored_jpeg
+from workers.data.manifest import Encoding, Quarantined, Triple
 from workers.data.shards import Record, ShardInfo, write_shard
 from workers.data.sources import Chunk, SourceItem
 
@@ -87,11 +87,21 @@ class Statistics:
     rgb_eigenvectors: tuple[Triple, Triple, Triple]
 
 
-def make_shard(source: Source, chunk: Chunk, out: Path, file: str, size: int, quality: int) -> ChunkResult:
+def make_shard(
+    source: Source,
+    chunk: Chunk,
+    out: Path,
+    file: str,
+    size: int,
+    quality: int,
+    *,
+    encoding: Encoding = "jpeg",
+    apply_orientation: bool = False,
+) -> ChunkResult:
     """Read the chunk, bring every image to `size`, and write the good ones to `out`/`file` in order.
 
-    Bad images are left out and listed with the reason. Raises UserError if the source cannot be read at all, OSError
-    if the shard cannot be written.
+    The bytes of the file depend on the source and these settings alone. Bad images are left out and listed with the reason.
+    Raises UserError if the source cannot be read at all, OSError if the shard cannot be written.
     """
     sums = PixelSums(pixels=np.zeros((size, size, 3), np.int64))
     labels = np.zeros(len(source.classes), np.int64)
@@ -102,13 +112,18 @@ def make_shard(source: Source, chunk: Chunk, out: Path, file: str, size: int, qu
             try:
                 if item.problem:
                     raise BadImage(item.problem)
-                stored = to_stored_jpeg(item.data, size, quality)
+                if encoding == "raw":
+                    pixels = to_square(item.data, size, apply_orientation=apply_orientation)
+                    image = pixels.tobytes()
+                else:
+                    stored = to_stored_jpeg(item.data, size, quality, apply_orientation=apply_orientation)
+                    pixels, image = stored.pixels, stored.jpeg
             except BadImage as error:
                 quarantined.append(Quarantined(split=chunk.split, key=item.key, reason=error.reason))
                 continue
-            sums.add_image(stored.pixels)
+            sums.add_image(pixels)
             labels[item.label] += 1
-            yield Record(key=item.key, label=item.label, image=stored.jpeg)
+            yield Record(key=item.key, label=item.label, image=image)
 
     rows = records()
     first = next(rows, None)

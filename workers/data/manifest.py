@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet.colour import PixelStatistics
 from configs.errors import UserError
+from workers.data.files import whole_file
 from workers.data.shards import ShardInfo
 
 FILE = "manifest.json"
@@ -22,7 +22,7 @@ VERSION = 1
 PIXEL_MEAN_FILE = "mean.npy"
 
 Triple = tuple[float, float, float]
-Encoding = Literal["jpeg"]
+Encoding = Literal["jpeg", "raw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class Manifest:
     image_size: int
     """Side of every stored image in pixels."""
     encoding: Encoding = "jpeg"
+    """`raw`: an image is stored as its size * size * 3 bytes, row by row, RGB."""
     source: str
     """Where the images came from, in words."""
     classes: tuple[str, ...]
@@ -83,18 +84,8 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write `folder`/manifest.json atomically. This commits the data set: write everything else first."""
         content = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
-        temporary = folder / f"{FILE}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / FILE)
-        # The rename itself must outlive a power cut too.
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with whole_file(folder / FILE) as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":

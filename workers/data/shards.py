@@ -1,4 +1,4 @@
-"""Shards: files of a few thousand labelled JPEGs that any row can be read from without reading the others.
+"""Shards: files of a few thousand labelled images that any row can be read from without reading the others.
 
 A shard is an uncompressed Arrow IPC file, memory-mapped. The kernel's page cache is the only cache, shared by all
 data workers of a machine. Where each image lies in the file is kept as two int64 arrays (16 bytes a row), so reading
@@ -6,10 +6,7 @@ a row costs one slice and touches only the pages of that image.
 """
 
 import hashlib
-import itertools
 import mmap
-import os
-import secrets
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,10 +18,11 @@ from numpy.typing import NDArray
 from pyarrow import ipc
 
 from configs.errors import UserError
+from workers.data.files import whole_file
 
 ROWS_PER_BATCH = 512
+BYTES_PER_BATCH = 32 * 2**20  # of images; raw ones of 256x256 would be 100 MB otherwise
 SUFFIX = ".arrow"
-TEMPORARY_SUFFIX = ".tmp"
 
 SCHEMA = pa.schema(
     [
@@ -49,7 +47,7 @@ class Record:
     label: int
     """Class index."""
     image: bytes
-    """JPEG that decodes to exactly size x size RGB."""
+    """JPEG that decodes to exactly size x size RGB, or these size * size * 3 bytes themselves (encoding "raw")."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,30 +64,20 @@ class ShardInfo:
 
 
 def write_shard(path: Path, rows: Iterable[Record]) -> ShardInfo:
-    """Write `rows` (streamed, ROWS_PER_BATCH in memory at a time) to `path`, which appears only when it is whole.
+    """Write `rows` (streamed, a record batch in memory at a time) to `path`, which appears only when it is whole.
 
-    Raises ValueError if there are no rows, OSError if the disk refuses. Whatever `rows` raises comes through; no file
-    is left behind then.
+    The same rows give the same bytes. Raises ValueError if there are no rows, OSError if the disk refuses. Whatever `rows`
+    raises comes through; no file is left behind then.
     """
-    # A random part, so that two attempts at the same shard (Ray retries a lost task) never share a file.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    try:
-        with temporary.open("wb") as file:
-            count = 0
-            with ipc.new_file(file, SCHEMA) as writer:
-                for batch in _record_batches(rows):
-                    writer.write_batch(batch)
-                    count += batch.num_rows
-            if count == 0:
-                raise ValueError(f"no rows for the shard {path.name}")
-            file.flush()
-            os.fsync(file.fileno())
-        info = ShardInfo(file=path.name, rows=count, bytes=temporary.stat().st_size, sha256=file_sha256(temporary))
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return info
+    count = 0
+    with whole_file(path) as file:
+        with ipc.new_file(file, SCHEMA) as writer:
+            for batch in _record_batches(rows):
+                writer.write_batch(batch)
+                count += batch.num_rows
+        if count == 0:
+            raise ValueError(f"no rows for the shard {path.name}")
+    return ShardInfo(file=path.name, rows=count, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def file_sha256(path: Path) -> str:
@@ -99,17 +87,28 @@ def file_sha256(path: Path) -> str:
 
 
 def _record_batches(rows: Iterable[Record]) -> Iterator[pa.RecordBatch]:
-    remaining = iter(rows)
-    while batch := list(itertools.islice(remaining, ROWS_PER_BATCH)):
-        yield pa.record_batch(
-            [
-                pa.array([row.key for row in batch], pa.string()),
-                pa.array([row.label for row in batch], pa.int32()),
-                pa.array([row.image for row in batch], pa.large_binary()),
-                pa.array([zlib.crc32(row.image) for row in batch], pa.uint32()),
-            ],
-            schema=SCHEMA,
-        )
+    batch: list[Record] = []
+    held = 0
+    for row in rows:
+        batch.append(row)
+        held += len(row.image)
+        if len(batch) == ROWS_PER_BATCH or held >= BYTES_PER_BATCH:
+            yield _record_batch(batch)
+            batch, held = [], 0
+    if batch:
+        yield _record_batch(batch)
+
+
+def _record_batch(rows: list[Record]) -> pa.RecordBatch:
+    return pa.record_batch(
+        [
+            pa.array([row.key for row in rows], pa.string()),
+            pa.array([row.label for row in rows], pa.int32()),
+            pa.array([row.image for row in rows], pa.large_binary()),
+            pa.array([zlib.crc32(row.image) for row in rows], pa.uint32()),
+        ],
+        schema=SCHEMA,
+    )
 
 
 class Shard:
@@ -189,13 +188,17 @@ class Shard:
         return self._bytes[start:stop].tobytes().decode("utf-8", "replace")
 
     def image(self, row: int) -> NDArray[np.uint8]:
-        """The row's JPEG bytes, [bytes]: a read-only view of the mapped file, not a copy."""
+        """The row's stored bytes, [bytes]: a read-only view of the mapped file, not a copy."""
         start, stop = self._image_spans[row]
         return self._bytes[start:stop]
 
+    def crc32(self, row: int) -> int:
+        """What the CRC-32 of the row's image was when it was written."""
+        return int(self._crc32[row])
+
     def verify_row(self, row: int) -> None:
         """Compare the row's image with its checksum. Raises CorruptShardError."""
-        if zlib.crc32(self.image(row).data) != int(self._crc32[row]):
+        if zlib.crc32(self.image(row).data) != self.crc32(row):
             raise CorruptShardError(
                 f"{self.path}: the image in row {row} (key {self.key(row)!r}) is damaged: its checksum differs. "
                 f"{_remedy(self.path)}"

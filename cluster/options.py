@@ -1,0 +1,34 @@
+"""Kinds of values on command lines: places, checksums and numbers within limits."""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+
+def location(text: str) -> Path:
+    """The one place where what people type becomes a place of files."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", text):
+        raise argparse.ArgumentTypeError(f"{text} is an address: give a path of this machine")
+    return Path(text)
+
+
+def checksum(text: str) -> str:
+    from cluster.download import CHECKSUM
+
+    if not CHECKSUM.fullmatch(text.lower()):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither md5: and 32 nor sha256: and 64 hexadecimal digits")
+    return text.lower()
+
+
+def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind wanted") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not within {low:g}..{high:g}")
+        return value
+
+    return parse

@@ -1,0 +1,164 @@
+"""Downloads from a real server on loopback that breaks off, knows no ranges, or has another file."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster import download
+from configs.errors import UserError
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+@dataclass
+class Server:
+    """What the server does, and what it was asked."""
+
+    url: str = ""
+    content: bytes = CONTENT
+    knows_ranges: bool = True
+    break_after: list[int] = field(default_factory=list)
+    """Bytes after which each of the next answers breaks off."""
+    status: list[int] = field(default_factory=list)
+    """Of each of the next answers, instead of the file."""
+    asked: list[str | None] = field(default_factory=list)
+    """The range of each request."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
+    server = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            server.asked.append(asked)
+            if server.status:
+                self.send_error(server.status.pop(0))
+                return
+            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.knows_ranges else 0
+            total = len(server.content)
+            if start >= total:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{total}")
+                self.end_headers()
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            self.send_header("Content-Length", str(total - start))
+            self.end_headers()
+            stop = start + server.break_after.pop(0) if server.break_after else total
+            self.wfile.write(server.content[start:stop])
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.url = f"http://127.0.0.1:{http.server_port}/~kriz/some%20file.tar.gz"
+    thread = threading.Thread(target=http.serve_forever, args=(0.05,))
+    thread.start()
+    yield server
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("checksum", [MD5, SHA256])
+def test_whole_file(server: Server, tmp_path: Path, checksum: str) -> None:
+    seen: list[tuple[int, int]] = []
+    path = download.fetch(server.url, tmp_path / "new", checksum, lambda done, total: seen.append((done, total)))
+    assert path == tmp_path / "new/some file.tar.gz"
+    assert path.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT)) and seen == sorted(seen) and len(seen) > 5
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert download.fetch(server.url, tmp_path / "new", checksum) == path
+    assert server.asked == [None]
+
+
+def test_broken_connections_are_continued(server: Server, tmp_path: Path) -> None:
+    """More breaks than attempts without progress are allowed."""
+    server.break_after = [100_000, 0, 0, 500_000, 1, 1, 1, 700_000]
+    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
+    assert server.asked[:4] == [None, "bytes=100000-", "bytes=100000-", "bytes=100000-"]
+    assert server.asked[-1] == "bytes=1300003-"
+
+
+def test_later_command_goes_on_from_what_is_there(server: Server, tmp_path: Path) -> None:
+    server.break_after = [1_000_000, 0, 0, 0]
+    with pytest.raises(UserError, match=r"the connection broke off\. 1,000,000 bytes are kept, and the same command"):
+        download.fetch(server.url, tmp_path, MD5)
+    assert (tmp_path / "some file.tar.gz.part").stat().st_size == 1_000_000
+    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
+    assert server.asked[-1] == "bytes=1000000-"
+
+
+def test_file_that_broke_off_after_its_last_byte(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "some file.tar.gz.part").write_bytes(CONTENT)
+    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
+    assert server.asked == [f"bytes={len(CONTENT)}-"]
+
+
+def test_part_that_is_longer_than_the_file_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "some file.tar.gz.part").write_bytes(CONTENT + b"more")
+    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
+    assert server.asked[-1] is None
+
+
+def test_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
+    server.knows_ranges = False
+    (tmp_path / "some file.tar.gz.part").write_bytes(b"begun")
+    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
+
+
+def test_wrong_checksum_leaves_no_file(server: Server, tmp_path: Path) -> None:
+    server.content = CONTENT[:-1] + b"x"
+    with pytest.raises(UserError, match=r"gave a file with the checksum md5:[0-9a-f]{32}, not md5:.* It was removed"):
+        download.fetch(server.url, tmp_path, MD5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_file_that_is_there_is_not_touched(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "some file.tar.gz").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"some file\.tar\.gz has the checksum md5:.*, not .*Remove it"):
+        download.fetch(server.url, tmp_path, MD5)
+    assert (tmp_path / "some file.tar.gz").read_bytes() == b"mine"
+    assert server.asked == []
+
+
+def test_busy_server_is_asked_again_and_a_missing_file_is_not(server: Server, tmp_path: Path) -> None:
+    server.status = [503, 429]
+    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
+    server.status = [404]
+    with pytest.raises(UserError, match=r"cannot be fetched: the server answers 404 Not Found\. Give another"):
+        download.fetch(f"{server.url}.other", tmp_path, MD5)
+    assert len(server.asked) == 4
+
+
+def test_nobody_answers(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be fetched: .*Connection refused.*give it with --archive"):
+        download.fetch("http://127.0.0.1:9/file.zip", tmp_path, MD5)
+    for url in ("file:///etc/passwd", "https://somewhere.org/", "ftp://a/b", "data.zip"):
+        with pytest.raises(UserError, match="is no address of a file"):
+            download.fetch(url, tmp_path, MD5)
+
+
+def test_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot write .*file.*--downloads"):
+        download.fetch(server.url, tmp_path / "file", MD5)
+
+
+def test_published_files_have_checksums() -> None:
+    for published in download.PUBLISHED.values():
+        assert download.CHECKSUM.fullmatch(published.checksum)
+        assert published.url.startswith("http")

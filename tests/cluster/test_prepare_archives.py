@@ -1,0 +1,223 @@
+"""`python -m cluster.prepare` for published archives: from the files that people download to a data set, through Ray."""
+
+import hashlib
+import http.server
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from cluster import download
+from cluster.prepare import main
+from tests.data.archives import cifar10, ilsvrc, imagenette, photos, tiny_imagenet
+from workers.data.images import to_stored_jpeg
+from workers.data.manifest import Manifest
+from workers.data.shards import Shard
+
+Stored = dict[str, tuple[int, bytes]]
+
+
+def stored(out: Path, split: str) -> Stored:
+    """Key -> (label, bytes) of all rows of a split, in order."""
+    rows: Stored = {}
+    for info in Manifest.load(out).splits[split].shards:
+        shard = Shard(out / info.file)
+        for row in range(len(shard)):
+            assert shard.key(row) not in rows
+            rows[shard.key(row)] = (shard.label(row), bytes(shard.image(row)))
+    return rows
+
+
+def check_statistics(out: Path, pixels_NSSC: np.ndarray) -> None:
+    """The manifest's statistics against plain NumPy over the stored training images."""
+    manifest = Manifest.load(out)
+    everything = pixels_NSSC.astype(np.float64)
+    colours = everything.reshape(-1, 3)
+    assert np.allclose(manifest.pixel_mean(out), everything.mean(axis=0), rtol=1e-6, atol=0)
+    assert np.allclose(manifest.rgb_mean, colours.mean(axis=0), rtol=1e-6, atol=0)
+    covariance = np.cov(colours.T, bias=True)
+    assert np.allclose(manifest.rgb_covariance, covariance, rtol=1e-6, atol=0)
+    assert np.allclose(manifest.rgb_eigenvalues, np.linalg.eigvalsh(covariance), rtol=1e-6, atol=0)
+
+
+def decoded(rows: Stored) -> np.ndarray:
+    """[N, size, size, 3]."""
+    return np.stack([simplejpeg.decode_jpeg(data, "RGB") for _, data in rows.values()])
+
+
+def prepare(*arguments: object) -> int:
+    return main([*map(str, arguments), "--workers", "2"])
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[str]:
+    """Address of a server of the files in the test's folder `www`."""
+    (tmp_path / "www").mkdir()
+    handler = partial(QuietHandler, directory=str(tmp_path / "www"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_imagenet_with_photos_at_their_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every image with its class, stored as `to_stored_jpeg` stores it, in 64 x 64; ImageNet's photos where they are."""
+    files, out = ilsvrc(tmp_path, with_photos=True), tmp_path / "out"
+    archives = ["--train", files.train, "--val", files.validation, "--devkit", files.devkit]
+    assert prepare("imagenet", *archives, "--out", out, "--size", 64, "--shard-rows", 20) == 0
+    printed = capsys.readouterr()
+    manifest = Manifest.load(out)
+    assert manifest.classes == files.classes
+    assert manifest.quarantined == ()
+    count = 6 * 3 + len(photos())
+    assert f"train {count}, validation {len(files.images['validation'])} of {len(files.classes)} classes" in printed.out
+    for split, expected in files.images.items():
+        found = stored(out, split)
+        assert list(found) == list(expected)
+        for key, (label, data) in expected.items():
+            assert found[key] == (label, to_stored_jpeg(data, 64).jpeg), key
+    check_statistics(out, decoded(stored(out, "train")))
+    assert prepare("imagenet", *archives, "--out", out, "--size", 64) == 2
+    assert "holds a data set already" in capsys.readouterr().err
+
+
+def test_cifar10_raw_keeps_its_pixels(tmp_path: Path) -> None:
+    images, out = cifar10(tmp_path / "c.tar.gz"), tmp_path / "out"
+    assert prepare("cifar10", "--archive", tmp_path / "c.tar.gz", "--out", out, "--encoding", "raw") == 0
+    assert Manifest.load(out).image_size == 32
+    for split, expected in images.items():
+        assert stored(out, split) == {key: (label, data.tobytes()) for key, (label, data) in expected.items()}
+    check_statistics(out, np.stack([data for _, data in images["train"].values()]))
+
+
+def test_imagenette_is_downloaded_and_checked(tmp_path: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The publisher's address and checksum are those of the miniature here."""
+    archive, out = tmp_path / "www/imagenette2-320.tgz", tmp_path / "out"
+    images = imagenette(archive)
+    checksum = f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}"
+    published = download.Published(url=f"{page}/{archive.name}", checksum=checksum)
+    monkeypatch.setitem(download.PUBLISHED, "imagenette-320", published)
+    downloads = ["--downloads", tmp_path / "downloads"]
+    assert prepare("imagenette", "--out", out, "--size", 16, *downloads) == 0
+    for split, expected in images.items():
+        assert stored(out, split) == expected
+    check_statistics(out, decoded(stored(out, "train")))
+    assert (tmp_path / "downloads" / archive.name).read_bytes() == archive.read_bytes()
+
+
+def test_tiny_imagenet_from_another_address(tmp_path: Path, page: str) -> None:
+    archive, out = tmp_path / "www/tiny.zip", tmp_path / "out"
+    images = tiny_imagenet(archive)
+    checksum = f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
+    where = ["--url", f"{page}/tiny.zip", "--checksum", checksum, "--downloads", tmp_path / "downloads"]
+    assert prepare("tiny-imagenet", "--out", out, *where) == 0
+    assert Manifest.load(out).image_size == 64
+    for split, expected in images.items():
+        found = stored(out, split)
+        assert {key: label for key, (label, _) in found.items()} == {key: label for key, (label, _) in expected.items()}
+        assert all(found[key][1] == to_stored_jpeg(data, 64).jpeg for key, (_, data) in expected.items())
+    check_statistics(out, decoded(stored(out, "train")))
+
+
+def test_wrong_input_is_one_clear_line_and_exit_code_2(
+    tmp_path: Path, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it is noticed before Ray is started. The sources' own tests have many more."""
+    files = ilsvrc(tmp_path)
+    files.train.write_bytes(files.train.read_bytes()[:30_000])
+    for name, build in (("c.tar.gz", cifar10), ("i.tgz", imagenette), ("t.zip", tiny_imagenet)):
+        build(tmp_path / name)
+        build(tmp_path / f"www/{name}")
+        (tmp_path / name).write_bytes((tmp_path / f"www/{name}").read_bytes()[:-1000])
+    zeros = f"md5:{32 * '0'}"
+    elsewhere = ["--downloads", tmp_path / "downloads"]
+    imagenet = ["imagenet", "--train", files.train, "--devkit", files.devkit]
+    for arguments, message in (
+        (imagenet, "train.tar is not a whole tar archive"),
+        ([*imagenet[:-1], tmp_path / "nothing"], "nothing cannot be read: No such file"),
+        (["cifar10", "--archive", tmp_path / "c.tar.gz"], "c.tar.gz is not a whole tar archive"),
+        (["imagenette", "--archive", tmp_path / "i.tgz"], "i.tgz is not a whole tar archive"),
+        (["tiny-imagenet", "--archive", tmp_path / "t.zip"], "t.zip is not a whole zip archive"),
+        (["tiny-imagenet", "--archive", tmp_path / "t.zip", "--checksum", zeros], "t.zip has the checksum md5:"),
+        (
+            ["cifar10", "--url", f"{page}/c.tar.gz", *elsewhere],
+            "not md5:c32a1d4ab5d03f1284b67883e8d87530. It was removed",
+        ),
+        (["imagenette", "--url", f"{page}/x.tgz", *elsewhere], "the server answers 404"),
+    ):
+        assert prepare(*arguments, "--out", tmp_path / "out") == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ")
+        assert message in printed.err
+        assert printed.err.count("\n") == 1
+        assert printed.out == ""
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["imagenet", "--train", "a"], "required: --out, --devkit"),
+        (["cifar10", "--out", "a", "--archive", "b", "--url", "c"], "not allowed with argument --archive"),
+        (["cifar10", "--out", "a", "--checksum", "md5:123"], "'md5:123' is neither md5: and 32 nor sha256: and 64 hex"),
+        (["folder", "s3://bucket/photos", "--out", "a"], "s3://bucket/photos is an address: give a path"),
+        (["folder", "photos", "--out", "a", "--val-fraction", "1.5"], "1.5 is not within 0..0.99"),
+        (["imagenette", "--out", "a", "--variant", "huge"], "invalid choice: 'huge'"),
+        (["cifar10", "--out", "a", "--encoding", "png"], "invalid choice: 'png'"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["imagenet", "folder", "parquet", "cifar10", "imagenette", "tiny-imagenet"])
+def test_every_kind_has_help_with_an_example(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([kind, "--help"])
+    printed = capsys.readouterr().out
+    assert f"python -m cluster.prepare {kind} " in printed
+    for option in ("--size", "--encoding", "--exif-orientation", "--overwrite", "--max-bad", "--workers", "--address"):
+        assert option in printed
+
+
+def test_verify_and_stats_hand_on_their_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the two do is tested with `cluster.inspection`; here, that every option reaches it and its code comes back."""
+    called: list[tuple[str, Path, dict[str, object]]] = []
+
+    def standing_in(name: str, code: int) -> Callable[..., int]:
+        return lambda folder, **options: called.append((name, folder, options)) or code  # type: ignore[func-returns-value]
+
+    inspection = ModuleType("cluster.inspection")
+    monkeypatch.setattr(inspection, "verify_dataset", standing_in("verify", 1), raising=False)
+    monkeypatch.setattr(inspection, "show_stats", standing_in("stats", 0), raising=False)
+    monkeypatch.setitem(sys.modules, "cluster.inspection", inspection)
+    assert main(["verify", "data/x"]) == 1
+    assert main(["verify", "data/x", "--no-decode", "--workers", "3"]) == 1
+    assert main(["stats", "data/x"]) == 0
+    assert main(["stats", "data/x", "--sheet", "a.png", "--config", "demo.yaml", "--samples", "5", "--json"]) == 0
+    nothing: dict[str, object] = {"sheet": None, "config": None, "samples": 8, "as_json": False}
+    asked: dict[str, object] = {"sheet": Path("a.png"), "config": "demo.yaml", "samples": 5, "as_json": True}
+    folder = Path("data/x")
+    assert called == [
+        ("verify", folder, {"decode": True, "workers": None}),
+        ("verify", folder, {"decode": False, "workers": 3}),
+        ("stats", folder, nothing),
+        ("stats", folder, asked),
+    ]

@@ -1,0 +1,82 @@
+"""Data sets that are written directly, without `prepare`: the same pictures stored raw, and many rows of few bytes."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from configs.loader import load
+from configs.schema import Config
+from workers.data.dataset import Dataset
+from workers.data.manifest import PIXEL_MEAN_FILE, Manifest, SplitInfo
+from workers.data.shards import Record, ShardInfo, write_shard
+
+SIZE = 4
+"""Side of the many rows' images: 48 bytes each."""
+VALIDATION_ROWS = 100
+
+
+def as_raw(folder: Path, out: Path) -> Path:
+    """The data set in `folder`, its images as pixels, in shards of 7."""
+    manifest = Manifest.load(folder)
+    out.mkdir()
+    splits = {}
+    for split in manifest.splits:
+        images = Dataset(folder, split, manifest)
+        buffer = np.empty((images.image_size, images.image_size, 3), np.uint8)
+
+        def rows(start: int, images: Dataset = images, buffer: np.ndarray = buffer) -> Iterator[Record]:
+            for row in range(start, min(start + 7, len(images))):
+                images.decode_into(row, buffer)
+                yield Record(key=images.key(row), label=images.label(row), image=buffer.tobytes())
+
+        infos = tuple(write_shard(out / f"{split}-{start}.arrow", rows(start)) for start in range(0, len(images), 7))
+        splits[split] = SplitInfo(shards=infos, rows=len(images))
+    shutil.copy(folder / PIXEL_MEAN_FILE, out)
+    dataclasses.replace(manifest, encoding="raw", splits=splits).write(out)
+    return out
+
+
+def image(row: int) -> bytes:
+    """Pixels that tell which row they are of."""
+    return (row.to_bytes(4, "little") * (SIZE * SIZE))[: SIZE * SIZE * 3]
+
+
+def many_rows(folder: Path, rows: int, shard_rows: int = 4096) -> Config:
+    """A data set of so many training rows, sorted by class, and a config that reads it whole (crops of SIZE)."""
+    folder.mkdir()
+
+    def shard(split: str, start: int, stop: int) -> ShardInfo:
+        records = (
+            Record(key=f"n{row:08}.JPEG", label=row * 1000 // rows, image=image(row)) for row in range(start, stop)
+        )
+        return write_shard(folder / f"{split}-{start:07}.arrow", records)
+
+    starts = range(0, rows, shard_rows)
+    train = tuple(shard("train", start, min(start + shard_rows, rows)) for start in starts)
+    validation = (shard("validation", 0, VALIDATION_ROWS),)
+    zeros = (0.0, 0.0, 0.0)
+    np.save(folder / PIXEL_MEAN_FILE, np.zeros((SIZE, SIZE, 3), np.float32))
+    Manifest(
+        image_size=SIZE,
+        encoding="raw",
+        source="a test",
+        classes=tuple(f"class {number}" for number in range(1000)),
+        splits={
+            "train": SplitInfo(shards=train, rows=rows),
+            "validation": SplitInfo(shards=validation, rows=VALIDATION_ROWS),
+        },
+        rgb_mean=zeros,
+        rgb_covariance=(zeros, zeros, zeros),
+        rgb_eigenvalues=zeros,
+        rgb_eigenvectors=(zeros, zeros, zeros),
+    ).write(folder)
+    return config_of(folder)
+
+
+def config_of(folder: Path) -> Config:
+    """Of a data set that `many_rows` made."""
+    config = load("original.yaml", [f"data.path={folder}", "augment.crop_positions=null"])
+    return dataclasses.replace(config, network=dataclasses.replace(config.network, input_size=SIZE))
