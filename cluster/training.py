@@ -71,8 +71,8 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
             console.message(f"{about['name']}: pid {about['pid']} on {about['node']}, {about['device']}")
         for name, pid in group.data_pids.items():
             console.message(f"{name}: pid {pid}")
-        if run.config.compute.fused and (run.config.network.lrn or run.config.network.spatial_lrn):
-            console.message("compiling the response norms; the first start on a machine takes up to a minute for it")
+        if run.config.compute.fused or run.config.compute.compile:
+            console.message("compiling; the first start on a machine takes up to a minute for it")
         signals.gentle = True
 
         def on_report(report: dict[str, Any]) -> None:

@@ -257,8 +257,8 @@ class Compute(Section):
     """How the same numbers are computed; none of it changes what is learned but for rounding."""
 
     fused: bool = True
-    """Compile response norm into one pass over memory each way. The first start on a machine takes some ten seconds longer for
-    it; a short run is done sooner without."""
+    """Compile preprocessing, response norm and update into one pass over memory each. The first start on a machine takes up to a
+    minute longer for it; a short run is done sooner without."""
     channels_last: bool = True
     """Keep maps with their channels side by side in memory."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"

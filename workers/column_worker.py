@@ -141,9 +141,8 @@ class ColumnWorker:
         if start:
             load(start, model, optimizer)
             schedule.load(start.state["schedule"])
-        preprocess = Preprocess(config.augment, pixel_statistics(manifest, folder), config.network.input_size).to(
-            device
-        )
+        statistics, crop = pixel_statistics(manifest, folder), config.network.input_size
+        preprocess = Preprocess(config.augment, statistics, crop, fused=config.compute.fused).to(device)
         program = Program.of(
             config,
             train_rows=manifest.splits["train"].rows,

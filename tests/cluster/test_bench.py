@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from alexnet.network import AlexNet, Column
 from cluster.benchmarks.contenders import network, stock
+from cluster.benchmarks.steps import FLOP_PER_IMAGE
 from tests.cluster.runs import PROJECT
 
 
@@ -31,28 +33,31 @@ def test_stock_and_ours_are_the_same_network() -> None:
     assert (got - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
-def test_lrn_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "cluster.bench",
-        "lrn",
-        "--batch",
-        "1",
-        "--rounds",
-        "2",
-        "--json",
-        str(tmp_path / "out.json"),
-    ]
+def bench(folder: Path, what: str, *arguments: str) -> tuple[dict[str, Any], str]:
+    """(figures, what was printed)."""
+    command = [sys.executable, "-m", "cluster.bench", what, *arguments, "--json", str(folder / "out.json")]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "out.json").read_text())
-    assert figures["command"].startswith("python -m cluster.bench lrn --batch 1")
-    assert len(figures["lrn"]) == 4
-    for times in figures["lrn"].values():
+    figures = json.loads((folder / "out.json").read_text())
+    assert figures["command"].startswith(f"python -m cluster.bench {what} {' '.join(arguments)}")
+    return figures[what], done.stdout
+
+
+def test_lrn_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    figures, printed = bench(tmp_path, "lrn", "--batch", "1", "--rounds", "2")
+    assert len(figures) == 4
+    for times in figures.values():
         assert {"stock", "ours"} <= set(times)
         assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in times.values())
-    assert "x stock" in done.stdout
+    assert "x stock" in printed
+
+
+def test_layers_benchmark_counts_all_operations_of_a_step(tmp_path: Path) -> None:
+    figures, printed = bench(tmp_path, "layers", "--batch", "1", "--rounds", "1")
+    assert sum(part["flop"] for part in figures["parts"]) == FLOP_PER_IMAGE
+    assert [part["name"] for part in figures["parts"]][:3] == ["conv1", "conv1_lrn", "conv1 pool"]
+    assert all(part["bytes"] > 0 and min(part["seconds"]) > 0 for part in figures["parts"])
+    assert "GFLOP/s in a matrix product" in printed
