@@ -4,14 +4,11 @@ Which crop, mirrored or not, and which colour offset are decided elsewhere, per 
 where the images are decoded. Shape suffixes: B images, H and W positions of the crop, S side of a stored image, C colours.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from alexnet.colour import PixelStatistics
-from alexnet.compiled import Compiled
 from configs.schema import Augment
 
 
@@ -20,8 +17,8 @@ class Preprocess(torch.nn.Module):
 
     mean_SSC: Tensor
 
-    def __init__(self, settings: Augment, statistics: PixelStatistics, crop: int, *, fused: bool = False) -> None:
-        """crop: side of the crops, in pixels; at most the side of the mean image. fused: compile it into one pass."""
+    def __init__(self, settings: Augment, statistics: PixelStatistics, crop: int) -> None:
+        """crop: side of the crops, in pixels; at most the side of the mean image."""
         super().__init__()
         self.crop, self.mean = crop, settings.mean
         mean = torch.from_numpy(statistics.mean_SSC.astype(np.float32))
@@ -30,11 +27,8 @@ class Preprocess(torch.nn.Module):
         self.register_buffer("mean_SSC", mean.contiguous())
         # The authors divide by 1 + strength, so that training and test images have about the same scale.
         noise = settings.colour_noise
-        rescale = 1.0 / (1.0 + noise.strength) if noise is not None and noise.rescale else 1.0
-        # The authors' code crops and mirrors, and subtracts the mean as it is (convdata_jpeg.py, __trim_borders).
-        arithmetic = _arithmetic(settings.mean == "centre", rescale, settings.pixel_scale)
-        told = ("preprocessing runs unfused", "compute.fused=false")
-        self._arithmetic = Compiled(arithmetic, *told) if fused else arithmetic
+        self.rescale = 1.0 / (1.0 + noise.strength) if noise is not None and noise.rescale else 1.0
+        self.scale = settings.pixel_scale
 
     def forward(
         self,
@@ -50,7 +44,20 @@ class Preprocess(torch.nn.Module):
         added to every pixel of an image. noisy_B: bool, images of the epochs that have colour noise, which alone are rescaled.
         Without the last three this is the testing form.
         """
-        x = self._arithmetic(images_BHWC, self._mean(offsets_B2), mirror_B, colour_BC, noisy_B)
+        kind = self.mean_SSC.dtype
+        if self.mean == "centre":
+            # The authors' code crops and mirrors, and subtracts the mean as it is (convdata_jpeg.py, __trim_borders). Mirroring
+            # bytes moves a quarter of the memory.
+            x = _mirrored(images_BHWC, mirror_B).to(kind).sub_(self._mean(offsets_B2))
+        else:
+            x = _mirrored(images_BHWC.to(kind).sub_(self._mean(offsets_B2)), mirror_B)
+        if colour_BC is not None:
+            # Whole rows at once: three numbers at a time would be slow.
+            x.flatten(2).add_(colour_BC.to(kind).repeat(1, x.shape[2])[:, None, :])
+        if noisy_B is not None and self.rescale != 1.0:
+            x = x.mul_(torch.where(noisy_B, x.new_full((), self.rescale), 1.0)[:, None, None, None])
+        if self.scale != 1.0:
+            x = x.mul_(self.scale)
         return x.permute(0, 3, 1, 2)
 
     def _mean(self, offsets_B2: Tensor) -> Tensor:
@@ -64,22 +71,10 @@ class Preprocess(torch.nn.Module):
         return self.mean_SSC[rows_BH[:, :, None], columns_BW[:, None, :]]
 
 
-def _arithmetic(mirror_first: bool, rescale: float, scale: float) -> Callable[..., Tensor]:
-    """A function of images [B, H, W, C], their mean, and what was drawn for them; one pass over memory if compiled."""
-
-    def arithmetic(
-        images_BHWC: Tensor, mean: Tensor, mirror_B: Tensor | None, colour_BC: Tensor | None, noisy_B: Tensor | None
-    ) -> Tensor:
-        x = images_BHWC
-        if mirror_first and mirror_B is not None:
-            x = torch.where(mirror_B[:, None, None, None], x.flip(2), x)
-        x = x.to(mean.dtype) - mean
-        if not mirror_first and mirror_B is not None:
-            x = torch.where(mirror_B[:, None, None, None], x.flip(2), x)
-        if colour_BC is not None:
-            x = x + colour_BC.to(mean.dtype)[:, None, None, :]
-        if noisy_B is not None and rescale != 1.0:
-            x = x * torch.where(noisy_B, x.new_full((), rescale), 1.0)[:, None, None, None]
-        return x * scale if scale != 1.0 else x
-
-    return arithmetic
+def _mirrored(images_BHWC: Tensor, mirror_B: Tensor | None) -> Tensor:
+    """The images, left to right where mirror_B says so."""
+    return (
+        images_BHWC
+        if mirror_B is None
+        else torch.where(mirror_B[:, None, None, None], images_BHWC.flip(2), images_BHWC)
+    )

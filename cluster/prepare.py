@@ -60,7 +60,7 @@ EXAMPLES = {
 NOTES = """
 Bad images are left out, named at the end and listed in OUT/manifest.json. The manifest is written last: an
 interrupted run leaves no data set, and the same command goes on from what is there.
-exit codes: 0 done, 1 too many bad images, or damage found, 2 wrong input, 130 interrupted
+exit codes: 0 done, 1 too many bad images, or damage found, 2 wrong input, 130 or 143 interrupted
 """
 SIZES = {"cifar10": 32, "tiny-imagenet": 64}
 SIZE = 256
@@ -75,8 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         return run_entry(lambda: _inspect(args))
     if args.kind == "upload":
         return run_entry(lambda: _upload(args), if_interrupted="the same command begins again")
-    again = f"there is no data set at {args.out} yet; the same command goes on from there"
-    return run_entry(lambda: _run(args), if_interrupted=again)
+    return run_entry(lambda: _run(args), if_interrupted="the same command goes on from what is there")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -116,11 +115,11 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _upload(args: argparse.Namespace) -> int:
-    from workers.data.storage import upload
+    from workers.data.storage import shown, upload
 
     with progress("uploading", scale=1e6, unit="MB") as show:
         upload(args.folder, args.url, overwrite=args.overwrite, progress=show)
-    print(f"uploaded    {args.url}\nnext        python -m cluster.train CONFIG data.path={args.url}")
+    print(f"uploaded    {shown(args.url)}\nnext        python -m cluster.train CONFIG data.path={shown(args.url)}")
     return 0
 
 

@@ -141,8 +141,8 @@ class Data(Section):
     verify_checksums: bool = True
     """Read every shard once before the first step and compare its SHA-256 with the manifest's."""
     max_corrupt_records: Natural = 100
-    """A training image whose stored bytes are damaged is replaced by another one, and named; the run stops when there are more
-    of them than this."""
+    """A training image whose stored bytes are damaged is replaced by another one, and named; the run stops when a replica has
+    met more of them than this since it was started."""
     cache_folder: str | None = None
     """Where shards of a data set at a URL (s3://, gs://, file://) are kept on each node; null: in the user's cache folder."""
     cache_gigabytes: Positive = 300.0
@@ -257,7 +257,7 @@ class Compute(Section):
     """How the same numbers are computed; none of it changes what is learned but for rounding."""
 
     fused: bool = True
-    """Compile preprocessing, response norm and update into one pass over memory each. The first start on a machine takes up to a
+    """Compile response norm and update into one pass over memory each. The first start on a machine takes up to a
     minute longer for it; a short run is done sooner without."""
     channels_last: bool = True
     """Keep maps with their channels side by side in memory."""

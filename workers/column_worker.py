@@ -142,7 +142,7 @@ class ColumnWorker:
             load(start, model, optimizer)
             schedule.load(start.state["schedule"])
         statistics, crop = pixel_statistics(manifest, folder), config.network.input_size
-        preprocess = Preprocess(config.augment, statistics, crop, fused=config.compute.fused).to(device)
+        preprocess = Preprocess(config.augment, statistics, crop).to(device)
         program = Program.of(
             config,
             train_rows=manifest.splits["train"].rows,

@@ -244,3 +244,13 @@ def test_a_changed_data_set_at_the_url_is_another_one(far: Path, opened: Opener,
     after.close()
     assert before.folder != after.folder
     assert Manifest.load(after.folder).source == "the same under the name of b"
+
+
+def test_other_folders_beside_the_caches_are_left_alone(opened: Opener) -> None:
+    others = opened.root / "photos"
+    others.mkdir(parents=True)
+    (others / "train-00000-of-00001.arrow").write_bytes(bytes(1000))
+    a = opened.fetched("a")
+    opened("b", int(1.2 * sum(shard.bytes for shard in shards_of(a))))
+    assert len(kept(a)) < len(shards_of(a)), "room was not needed, so nothing was shown"
+    assert [path.name for path in others.iterdir()] == ["train-00000-of-00001.arrow"]

@@ -242,3 +242,17 @@ def test_tiny_imagenet_names_are_only_names(tmp_path: Path) -> None:
     source = TinyImageNetSource(path)
     assert contents(read(source, "train")) == images["train"]
     assert {file.name for file in tmp_path.iterdir()} == {path.name}
+
+
+@pytest.mark.parametrize("damage", ["header", "cut"])
+def test_uncompressed_archive_with_a_damaged_header_loses_no_image_in_silence(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "imagenette2.tar"
+    image = jpeg(1)
+    names = ("i/train/a/1.JPEG", "i/train/b/1.JPEG", "i/val/a/1.JPEG", "i/train/a/2.JPEG")
+    whole = tar([(name, image) for name in names], "w")
+    last = whole.index(names[-1].encode())
+    path.write_bytes(whole)
+    assert ImagenetteSource(path).splits == {"train": 3, "validation": 1}
+    path.write_bytes(whole[:last] if damage == "cut" else whole[:last] + b"X" + whole[last + 1 :])
+    with pytest.raises(UserError, match="not a whole tar archive"):
+        ImagenetteSource(path)

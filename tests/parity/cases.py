@@ -202,7 +202,7 @@ def run(
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = Augment(mean=case.mean, colour_noise=ColourNoise(strength=NOISE))  # type: ignore[arg-type]
     statistics = PixelStatistics(mean_SSC=mean_image(case), eigenvalues=(1, 1, 1), eigenvectors=((1, 0, 0),) * 3)
-    preprocess = Preprocess(augment, statistics, case.network.input_size, fused=case.as_trained).double()
+    preprocess = Preprocess(augment, statistics, case.network.input_size).double()
     settings = Optimizer(momentum=MOMENTUM, weight_decay=DECAY, decay_biases=case.decay_biases)
     optimizer = PaperSGD(model, settings, fused=case.as_trained)
     step, schedule = Step(model, preprocess, optimizer, replica_group), Stages(SCHEDULE)

@@ -2,7 +2,8 @@
 
 The cache is one folder per node, shared by all processes and runs of a user:
 
-    CACHE/SHA-256 OF THE MANIFEST/   manifest.json, mean.npy and shards under their own names: a data set like any other
+    CACHE/FIRST 32 DIGITS OF THE MANIFEST'S SHA-256/
+        manifest.json, mean.npy and shards under their own names: a data set like any other
         in-use                       locked (shared) by every process that reads shards of it
         NAME.arrow.part              locked by the process that fetches this shard
 
@@ -14,6 +15,7 @@ is refused then, and not after hours. From then on nothing of it is removed as l
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -30,6 +32,8 @@ from workers.data.shards import SUFFIX, ShardInfo
 from workers.data.storage import Remote, is_url
 
 PART = ".part"
+ENTRY = re.compile(r"[0-9a-f]{32}")
+"""Folders of this cache; others beside them are left alone."""
 IN_USE = "in-use"
 FETCH_THREADS = 2
 """Of each process, in the background."""
@@ -186,8 +190,8 @@ def _make_room(root: Path, own: Path, shards: Sequence[ShardInfo], limit_bytes: 
     removable: list[tuple[float, int, Path]] = []
     others = in_use = 0
     for folder in root.iterdir():
-        if folder == own or not folder.is_dir():
-            continue
+        if folder == own or not ENTRY.fullmatch(folder.name) or not folder.is_dir():
+            continue  # not every folder there need be of this cache
         if _is_used(folder):
             # All of it, for what is not here yet is on its way.
             in_use += sum(shard.bytes for split in Manifest.load(folder).splits.values() for shard in split.shards)
@@ -236,7 +240,10 @@ def _same(path: Path, file: IO[Any]) -> bool:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else -1
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # also where another process has just renamed it
+        return -1
 
 
 def _put(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alexnet.colour import PixelStatistics
 from configs.errors import UserError
 from workers.data.files import whole_file
-from workers.data.shards import ShardInfo
+from workers.data.shards import SUFFIX, ShardInfo
 
 FILE = "manifest.json"
 VERSION = 1
@@ -168,12 +168,13 @@ def _from_json(content: dict[str, Any]) -> Manifest:
 
 def _shard(content: dict[str, Any]) -> ShardInfo:
     shard = ShardInfo(**content)
-    _plain_name(shard.file)
+    if not _plain_name(shard.file).endswith(SUFFIX):
+        raise ValueError(f"{shard.file!r} is not the name of a shard")
     return shard
 
 
 def _plain_name(name: str) -> str:
-    if Path(name).name != name:
+    if name in ("", ".", "..") or Path(name).name != name:
         raise ValueError(f"{name!r} is not the name of a file in this folder")
     return name
 

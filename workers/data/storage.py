@@ -60,8 +60,10 @@ class Remote:
             if not root.strip("/"):
                 raise ValueError("it names no bucket or folder")
         except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+            # The library's own words hold the whole URL, credentials included.
+            why = "" if "@" in url or "?" in url else f" ({_first_line(error)})"
             raise UserError(
-                f"{shown(url)} cannot be used as a place for data ({_first_line(error)}); give a folder, or a URL such as "
+                f"{shown(url)} cannot be used as a place for data{why}; give a folder, or a URL such as "
                 "s3://bucket/folder, gs://bucket/folder or file:///folder"
             ) from None
         return cls(filesystem, root, shown(url))

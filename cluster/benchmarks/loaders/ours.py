@@ -116,4 +116,4 @@ def preprocess(peer: Peer) -> Any:
     from cluster.benchmarks.loaders.material import CROP
 
     config, manifest = peer.material.config(), peer.material.manifest
-    return Preprocess(config.augment, pixel_statistics(manifest, peer.material.folder / "data"), CROP, fused=True)
+    return Preprocess(config.augment, pixel_statistics(manifest, peer.material.folder / "data"), CROP)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from configs.errors import UserError
 from workers.data.sources.items import Chunk, SourceItem
@@ -115,6 +115,8 @@ class FolderSource:
                     self._left_out[f"files that are links out of {self.root}"] += 1
                 elif path.is_file():
                     files.append(path.relative_to(self.root).as_posix())
+                else:
+                    self._left_out["broken links, or no regular files"] += 1
         return sorted(files)
 
     def _leads_out(self, path: Path) -> bool:
@@ -134,12 +136,16 @@ class FolderSource:
         return classes
 
 
-def _raise(error: OSError) -> None:
-    raise error  # os.walk would pass over a folder that it may not read
+def _raise(error: OSError) -> NoReturn:
+    """os.walk would pass over a folder that it may not read."""
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
+    except OSError as error:
+        _raise(error)
 
 
 def _hash_fraction(name: str) -> float:

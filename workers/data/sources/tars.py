@@ -177,6 +177,9 @@ def stream_members(
                     yield found, lambda found=found: _opened(archive, found)  # type: ignore[misc]
                     if on_progress:
                         on_progress(file.tell(), total)
+                # As in `list_members`: tarfile takes a damaged header for the end. With compression, gzip's checksum tells.
+                if plain is file and os.pread(file.fileno(), BLOCK, archive.offset) != bytes(BLOCK):
+                    raise tarfile.ReadError(f"no header, and not the end, at byte {archive.offset:,}")
             while to_the_end and plain.read(STREAM_BYTES):
                 pass
     except DAMAGE as error:
