@@ -93,16 +93,16 @@ class _AcrossColumns(torch.autograd.Function):
             for column in range(exchange.columns)
             if column != mine
         }
-        sending = exchange.begin_send(theirs)
+        sending = exchange.begin_send(theirs, own)
         of_weight = torch.cat(
             [operation.of_weight(grad, x, piece) for x, piece in zip(parts, slices, strict=True)], dim=1
         )
-        of_bias = grad.sum(dim=[dim for dim in range(grad.dim()) if dim != 1])
+        of_bias = grad.sum(dim=[dim for dim in range(grad.dim()) if dim != 1], dtype=weight.dtype)
         pieces = {mine: operation.of_input(grad, own, slices[mine]), **sending.end()}
         of_own = pieces[0]
         for column in range(1, exchange.columns):
             of_own = of_own + pieces[column]
-        return of_own, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None
+        return of_own, of_weight.to(weight.dtype), of_bias, None, None
 
 
 def across_columns(own: Tensor, weight: Tensor, bias: Tensor, exchange: Exchange, operation: Operation) -> Tensor:

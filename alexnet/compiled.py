@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 
 class NotCompiledWarning(UserWarning):
@@ -32,6 +33,7 @@ class Compiled:
             function.__closure__,
         )
         self._compiled: Callable[..., Tensor] | None = torch.compile(self._function)
+        self._worked = False
 
     def __call__(self, *tensors: Tensor | None) -> Tensor:
         if self._compiled is None or torch.compiler.is_compiling():
@@ -43,15 +45,21 @@ class Compiled:
                 # The last batch of an evaluation is smaller; it must not be compiled for anew.
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
         try:
-            return self._compiled(*tensors)
+            out = self._compiled(*tensors)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # no compiler, or one that fails: there are as many errors as compilers
+            if self._worked and not isinstance(error, TorchDynamoException):
+                raise  # compiled code that has run before fails for a reason of its own
             self._compiled = None
             if self._what not in self._told:
                 self._told.add(self._what)
-                reason = str(error).strip().splitlines()[0]
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 warnings.warn(
-                    f"{self._what}, which is slower: {reason}. Install a C++ compiler, or set {self._setting}",
+                    f"{self._what}, which is slower: {reason}. If there is no C++ compiler, install one; or set {self._setting}",
                     NotCompiledWarning,
                     stacklevel=2,
                 )
             return self(*tensors)
+        self._worked = True
+        return out

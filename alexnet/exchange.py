@@ -40,7 +40,7 @@ class Exchange(Reductions, Protocol):
 
     def begin_gather(self, own_BC: Tensor) -> "Gathering": ...
 
-    def begin_send(self, pieces: dict[int, Tensor]) -> "Sending": ...
+    def begin_send(self, pieces: dict[int, Tensor], like: Tensor) -> "Sending": ...
 
 
 class Gathering(Protocol):
@@ -68,7 +68,7 @@ class ColumnExchange:
 
     group: the process group; passed, never global.
     `floats_sent` and `seconds` count what this column sent to each other one and how long its host waited for collectives, which
-    is the exposed part of the exchange (on a GPU, where the stream waits and not the host: only how long it took to launch).
+    is the exposed part of the exchange (on a GPU, where the stream waits and not the host, next to nothing, whatever it costs).
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
@@ -81,9 +81,12 @@ class ColumnExchange:
         """Send this column's part to the others; `end` waits and returns all columns' parts, in order. Not differentiable."""
         return _Gathering(self, own_BC)
 
-    def begin_send(self, pieces: dict[int, Tensor]) -> "Sending":
-        """Send every other column its piece; `end` waits and returns what they sent, by column. Not differentiable."""
-        return _Sending(self, pieces)
+    def begin_send(self, pieces: dict[int, Tensor], like: Tensor) -> "Sending":
+        """Send every other column its piece; `end` waits and returns what they sent, by column. Not differentiable.
+
+        like: a tensor that lies in memory as on every column; the pieces travel so, however a library laid them out.
+        """
+        return _Sending(self, pieces, like)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over columns. Not differentiable."""
@@ -127,13 +130,13 @@ class _Gathering:
 class _Sending:
     """An all-to-all under way, in which nobody sends anything to itself."""
 
-    def __init__(self, exchange: ColumnExchange, pieces: dict[int, Tensor]) -> None:
+    def __init__(self, exchange: ColumnExchange, pieces: dict[int, Tensor], like: Tensor) -> None:
         self._exchange, self._others = exchange, sorted(pieces)
-        dense = [_dense(pieces[column]) for column in self._others]
-        self._last = dense[0][1]
-        self._sent = torch.cat([piece for piece, _ in dense])
+        self._last = _dense(like)[1]
+        of_others = [pieces[column] for column in self._others]
+        self._sent = torch.cat([piece.permute(0, 2, 3, 1) if self._last else piece for piece in of_others]).contiguous()
         self._received = torch.empty_like(self._sent)
-        rows = dense[0][0].shape[0]
+        rows = len(of_others[0])
         split = [0 if column == exchange.column else rows for column in range(exchange.columns)]
         self._work = dist.all_to_all_single(
             self._received, self._sent, split, split, group=exchange.group, async_op=True

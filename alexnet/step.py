@@ -87,7 +87,7 @@ class Step:
             ]
             mean_BC = torch.stack(views).mean(dim=0)
             target_B = target_value(mean_BC, batch.labels_B, first_class=first_class, exchange=exchange)
-            return self._sums(mean_BC, -target_B.log(), batch)
+            return self._sums(mean_BC, -target_B.clamp_min(torch.finfo(target_B.dtype).tiny).log(), batch)
 
     def _logits(self, forward: torch.nn.Module, images_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
         with autocast(self.precision, images_BCHW.device.type):

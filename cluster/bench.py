@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     if min(args.batch, args.rounds, args.threads) < 1:
         parser.error("--batch, --rounds and --threads must be at least 1")
     machine = _machine(argv if argv is not None else sys.argv[1:])
+    if args.precision == "tf32" and (machine["device"] == "cpu" or args.what == "columns"):
+        parser.error("--precision tf32 is for GPUs; steps are on CPUs here, and columns always are")
     for key, value in machine.items():
         print(f"{key:<10}{value}", flush=True)
     kinds = _kinds(args, "cpu" if machine["device"] == "cpu" else "cuda")

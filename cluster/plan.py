@@ -198,6 +198,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{mesh.replicas} replica(s) x {mesh.processes_per_replica} process(es) of {mesh.columns_per_process} column(s)",
         ),
         ("device", f"{mesh.device}; {plan.why}"),
+        ("precision", _precision(plan)),
         ("network", f"{plan.parameters:,} parameters, {plan.macs:,} MACs per image; sides of maps {sides}"),
         *(("", line) for line in per_column),
         (
@@ -244,6 +245,11 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             ),
         ),
     ]
+
+
+def _precision(plan: Plan) -> str:
+    wanted = plan.config.compute.precision
+    return "fp32 (tf32 is for GPUs)" if wanted == "tf32" and plan.mesh.device == "cpu" else wanted
 
 
 def _sides(layer: Layer) -> list[int]:

@@ -72,7 +72,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
         for name, pid in group.data_pids.items():
             console.message(f"{name}: pid {pid}")
         if run.config.compute.fused or run.config.compute.compile:
-            console.message("compiling; the first start on a machine takes up to a minute for it")
+            console.message("compiling; the first start on a machine takes a minute or so for it")
         signals.gentle = True
 
         def on_report(report: dict[str, Any]) -> None:

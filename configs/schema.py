@@ -263,7 +263,8 @@ class Compute(Section):
     """Keep maps with their channels side by side in memory."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """What convolutions and matrix products are computed in. tf32: float32 with 10 bits of mantissa inside the products, on GPUs
-    that have it. bf16: activations and their exchange in bfloat16; weights, gradients, updates and the loss stay in float32."""
+    that have it. bf16: products, activations, their gradients and the exchange in bfloat16; weights, updates and the loss in
+    float32."""
     compile: bool = False
     """Compile the layers between two exchanges as a whole (torch.compile). Takes a minute or more at each start."""
 

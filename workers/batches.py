@@ -94,7 +94,9 @@ class Batches:
             images_BHWC=tensor("images"),
             labels_B=tensor("labels"),
             # Whole images, for ten views, have none.
-            offsets_B2=tensor("offsets") if "offsets" in arrays else torch.zeros(0, 2, dtype=torch.int64),
+            offsets_B2=tensor("offsets")
+            if "offsets" in arrays
+            else torch.zeros(0, 2, dtype=torch.int64, device=self._device),
             mirror_B=optional("mirror"),
             colour_BC=optional("colour"),
             noisy_B=optional("noisy"),

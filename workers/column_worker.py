@@ -167,7 +167,7 @@ class ColumnWorker:
         )
         show = warnings.showwarning
 
-        def forward(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(
                 category, NotCompiledWarning
             ):  # people should read it, and an actor's own output is not shown
@@ -175,7 +175,7 @@ class ColumnWorker:
             else:
                 show(message, category, *where, **more)
 
-        warnings.showwarning = forward
+        warnings.showwarning = tell
         try:
             ended, errors = loop.train() if train else loop.evaluate()
         finally:

@@ -48,6 +48,7 @@ class Loop:
         self.evaluated = self.start.evaluated if self.start else True
         """Whether the evaluation that is due after `steps_done` updates has been done."""
         self._training, self._testing = Meter(), Meter()
+        self._previous: torch.cuda.Event | None = None
         # A checkpoint that is there already is not made again: that would begin by removing it.
         self._saved = (self.steps_done, self.evaluated) if self.start else None
         self._errors: dict[str, Any] = dict(self.start.state["errors"]) if self.start else {}
@@ -84,10 +85,18 @@ class Loop:
             with self._training.measure("data"):
                 batch = next(self.batches)
             self._training.add(self.step.train(batch, rates))
+            self._wait_for_previous()
         self.steps_done = item.step
         self.evaluated = not self.program.evaluates_after(item.step)
         if item.step % self.config.train.report_every_steps == 0 or not self.evaluated:
             self._report_training()
+
+    def _wait_for_previous(self) -> None:
+        """A GPU's host may be one step ahead, which keeps the GPU busy; further, clocks would lie and batches pile up."""
+        if self.mesh.device == "cuda":
+            if self._previous is not None:
+                self._previous.synchronize()
+            self._previous = torch.cuda.current_stream().record_event()
 
     def _report_training(self) -> None:
         """Report what was trained since the last report. Raises FloatingPointError if training has diverged."""
@@ -104,6 +113,7 @@ class Loop:
         if item.request.count:
             test = self.step.test if self.views == 1 else self.step.test_ten_views
             self._testing.add(test(next(self.batches)))
+            self._wait_for_previous()
         if item.ends_evaluation:
             self._errors = self._take(self._testing)
             self.schedule.observe(self._errors["top1_error"])

@@ -168,8 +168,10 @@ def serve() -> None:
     follows = os.environ.get("BENCH_RANK") == "1"
     print("ready", flush=True)
     while follows or sys.stdin.readline():
-        started, before = time.perf_counter(), getattr(step, "exchange", 0.0)
         try:
+            if dist.is_initialized():
+                dist.barrier()  # the other column must not begin before its turn
+            started, before = time.perf_counter(), getattr(step, "exchange", 0.0)
             step()
         except RuntimeError:
             if follows:

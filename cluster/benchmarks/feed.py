@@ -135,9 +135,11 @@ def _sampled(ray: Any, peaks: dict[str, int]) -> Iterator[None]:
 
 
 def _process_of(title: str) -> psutil.Process:
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith(title):
-            return process
+    """Of this program's own."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith(title):
+                return process
     raise RuntimeError(f"no process called {title}")
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from alexnet.network import AlexNet, Column
 from alexnet.optimizer import PaperSGD
+from alexnet.precision import set_precision
 from cluster.benchmarks.contenders import RATES, network
 from cluster.benchmarks.rounds import WARM_UP
 from cluster.environment import COLUMN_ENVIRONMENT
@@ -124,6 +125,7 @@ def _bytes(kind: str, part: torch.nn.Module | None, x: Tensor, y: Tensor) -> int
 def _serve() -> None:
     batch, threads, device, rounds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     torch.set_num_threads(threads)
+    set_precision("fp32")
     torch.manual_seed(0)
     parts = _parts(batch, device)
     a, b = torch.randn(4096, 4096, device=device), torch.randn(4096, 4096, device=device)

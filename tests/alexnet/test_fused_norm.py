@@ -59,8 +59,8 @@ def test_without_a_compiler_it_runs_plainly_and_says_so_once(monkeypatch: pytest
         warnings.simplefilter("always")
         ours = results(LocalResponseNorm(settings, columns=1, spatial=False, fused=True), x, grad)
     assert [str(warning.message) for warning in told if "unfused" in str(warning.message)] == [
-        "response norm runs unfused, which is slower: no working C++ compiler found. Install a C++ compiler, "
-        "or set compute.fused=false"
+        "response norm runs unfused, which is slower: no working C++ compiler found. If there is no C++ compiler, "
+        "install one; or set compute.fused=false"
     ]
     for got, wanted in zip(ours, results(LocalResponseNorm(settings, columns=1, spatial=False), x, grad), strict=True):
         torch.testing.assert_close(got, wanted)

@@ -37,7 +37,7 @@ class Silent:
     def begin_gather(self, own_BC: Tensor) -> "Echo":
         return Echo([own_BC] * self.columns)
 
-    def begin_send(self, pieces: dict[int, Tensor]) -> Sending:
+    def begin_send(self, pieces: dict[int, Tensor], like: Tensor) -> Sending:
         raise AssertionError("nothing is differentiated here")
 
     def sum(self, values: Tensor) -> Tensor:

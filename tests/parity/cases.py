@@ -4,6 +4,7 @@ Both runs return the same tree of float64 tensors, so that one comparison covers
 """
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from alexnet import counter
 from alexnet.augment import Preprocess
 from alexnet.colour import PixelStatistics
+from alexnet.compiled import NotCompiledWarning
 from alexnet.exchange import ColumnExchange, Exchange, NoExchange
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
@@ -187,6 +189,8 @@ def run(
     replica_group: dist.ProcessGroup | None = None,
 ) -> Tree:
     """The updates with the code of training, on the columns and the share of each batch that are this process's."""
+    # A compiler that fails would leave the plain form to be compared, without a word.
+    warnings.simplefilter("error", NotCompiledWarning)
     replicas, replica = (1, 0) if replica_group is None else (replica_group.size(), dist.get_rank(replica_group))
     rows = slice(replica * IMAGES // replicas, (replica + 1) * IMAGES // replicas)
     model = AlexNet(

@@ -54,7 +54,8 @@ def collectives(rank: int) -> dict[str, Tensor]:
     gradients = torch.autograd.grad(out, (part, weight, bias), grad)
     found |= {f"dense {name}": value for name, value in zip(NAMES, (out.detach(), *gradients), strict=True)}
     # To each other column its piece: 100 for a piece from 1 to 0.
-    sent = exchange.begin_send({to: torch.tensor([[100.0 * rank + to]]) for to in range(COLUMNS) if to != rank}).end()
+    pieces = {to: torch.tensor([[100.0 * rank + to]]) for to in range(COLUMNS) if to != rank}
+    sent = exchange.begin_send(pieces, torch.ones(1, 1)).end()
     found["received"] = torch.cat([sent[column] for column in sorted(sent)])
     values = torch.tensor([rank, -rank, 5.0], requires_grad=True)
     reduced = {"sum": exchange.sum(values), "maximum": exchange.maximum(values)}

@@ -43,8 +43,9 @@ def test_floats_sent_are_those_of_the_layer_table(two_columns: list[dict[str, tu
     assert [rank["original in the small"][1] for rank in two_columns] == [IMAGES * per_image] * 2
 
 
-def test_two_replicas_of_two_columns_with_half_the_batch_each() -> None:
-    ranks = run_ranks(run_replicas, 4, "complete")
+@pytest.mark.parametrize("case", ["complete", "as trained"])
+def test_two_replicas_of_two_columns_with_half_the_batch_each(case: str) -> None:
+    ranks = run_ranks(run_replicas, 4, case)
     first, second = joined(ranks[:2]), joined(ranks[2:])
     whole: Tree = {}
     for name, tensor in first.items():
@@ -56,7 +57,7 @@ def test_two_replicas_of_two_columns_with_half_the_batch_each() -> None:
             # Adding two numbers does not depend on their order, so two replicas stay equal bit by bit.
             assert torch.equal(tensor, second[name]), f"the replicas drifted apart: {name}"
             whole[name] = tensor
-    assert_same(whole, expected("complete"))
+    assert_same(whole, expected(case))
 
 
 def test_comparison_notices_a_difference_in_one_number() -> None:

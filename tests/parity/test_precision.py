@@ -9,7 +9,7 @@ from alexnet.colour import PixelStatistics
 from alexnet.exchange import ColumnExchange, Exchange, Gathering, NoExchange, Sending
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
-from alexnet.precision import Precision
+from alexnet.precision import Precision, set_precision
 from alexnet.schedule import Rates
 from alexnet.step import Batch, Step
 from configs.schema import Augment, Optimizer
@@ -34,14 +34,15 @@ class Noting(ColumnExchange):
         self.types.add(own_BC.dtype)
         return super().begin_gather(own_BC)
 
-    def begin_send(self, pieces: dict[int, Tensor]) -> Sending:
+    def begin_send(self, pieces: dict[int, Tensor], like: Tensor) -> Sending:
         self.types |= {piece.dtype for piece in pieces.values()}
-        return super().begin_send(pieces)
+        return super().begin_send(pieces, like)
 
 
 def gradients(
     precision: Precision, *, first_column: int = 0, columns: int = 2, exchange: Exchange | None = None
 ) -> Tree:
+    set_precision(precision)
     generator = torch.Generator().manual_seed(3)
     model = AlexNet(CASE.network, first_column=first_column, columns=columns, exchange=exchange or NoExchange())
     statistics = PixelStatistics(
@@ -90,6 +91,13 @@ def test_two_columns_in_bf16() -> None:
     ranks = run_ranks(of_column, 2)
     assert all(types == {torch.bfloat16} for _, types in ranks)
     assert_near(joined([tree for tree, _ in ranks]), gradients("fp32"))
+
+
+def test_tf32_is_allowed_only_when_asked_for() -> None:
+    """torch's own default allows it in convolutions."""
+    for precision, allowed in (("tf32", True), ("bf16", False), ("fp32", False)):
+        set_precision(precision)  # type: ignore[arg-type]
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
 
 
 def test_tf32_changes_nothing_on_cpus() -> None:

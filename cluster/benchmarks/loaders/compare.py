@@ -1,4 +1,4 @@
-"""`bench data --peers`: ours beside each loader that is installed, with workers, edges of epochs, stops and deaths.
+"""`bench peers`: ours beside each loader that is installed, with workers, edges of epochs, stops and deaths.
 
 Every loader runs as its documentation says, with the same number of workers, on all cores. It delivers the same float32 batches;
 a record's id comes with it, so that lost and doubled ones can be counted.
