@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cluster.entry import run_entry
+from configs.errors import UserError
+
 EXAMPLES = """\
 what is measured:
   lrn       response norm against nn.LocalResponseNorm
@@ -62,13 +65,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{key:<10}{value}", flush=True)
     kinds = _kinds(args, "cpu" if machine["device"] == "cpu" else "cuda")
     wanted = [what for what in kinds if what != "peers"] if args.what == "all" else [args.what]
-    figures = {what: kinds[what]() for what in wanted}
-    if args.json:
-        try:
-            Path(args.json).write_text(json.dumps({**machine, **figures}, indent=1), encoding="utf-8")
-        except OSError as error:
-            print(f"error: --json {args.json} cannot be written: {error}", file=sys.stderr)
-            return 2
+    return run_entry(lambda: _run(wanted, kinds, machine, args.json))
+
+
+def _run(
+    wanted: list[str], kinds: dict[str, Callable[[], dict[str, Any]]], machine: dict[str, str], file: str | None
+) -> int:
+    figures: dict[str, Any] = {}
+    for what in wanted:
+        figures[what] = kinds[what]()
+        if file:  # after each, lest a later one that fails take the others along
+            try:
+                Path(file).write_text(json.dumps({**machine, **figures}, indent=1), encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"--json {file} cannot be written: {error}") from None
     return 0
 
 

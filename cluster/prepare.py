@@ -293,7 +293,7 @@ def _add_inspections(kinds: Any) -> None:
     stats.add_argument("folder", type=location, metavar="DIR", help="folder of the data set")
     stats.add_argument("--sheet", type=location, metavar="FILE.png", help="draw images as the network sees them")
     stats.add_argument("--config", metavar="NAME", help="whose augmentation to draw (default original.yaml)")
-    stats.add_argument("--samples", type=number(int, 1, 1000), default=8, help="images to draw (default 8)")
+    stats.add_argument("--samples", type=number(int, 1, 100), default=8, help="images to draw (default 8)")
     stats.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     upload = _command(
         kinds, "upload", "copy a prepared data set to a URL", "Copy a data set to s3://, gs:// or file://."

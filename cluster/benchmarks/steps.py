@@ -14,6 +14,7 @@ import torch
 from alexnet.precision import set_precision
 from cluster.benchmarks.rounds import interleave, show, spread
 from cluster.environment import COLUMN_ENVIRONMENT
+from cluster.failures import RunFailed
 
 # Forward 724,406,816 MACs of 2 operations each; backward twice that, less the gradient of conv1's input.
 FLOP_PER_IMAGE = 6 * 724_406_816 - 2 * 105_415_200
@@ -105,7 +106,7 @@ class _Processes:
         assert stdout is not None
         line = stdout.readline()
         if not line:
-            raise RuntimeError(
+            raise RunFailed(
                 f"the contender {name!r} ended; its error stands above (out of memory? try a smaller --batch)"
             )
         return line

@@ -77,10 +77,13 @@ def fetch_description(remote: Remote, root: Path) -> Path:
         if not (folder / FILE).exists():
             _put(folder / FILE, content)
     manifest = Manifest.load(folder)
-    if not (folder / manifest.pixel_mean_file).exists():
+    try:
+        manifest.pixel_mean(folder)
+    except UserError:  # not here yet, or damaged since
         mean = remote.read(manifest.pixel_mean_file)
         with _disk_errors(root):
             _put(folder / manifest.pixel_mean_file, mean)
+        manifest.pixel_mean(folder)
     return folder
 
 
@@ -160,7 +163,7 @@ class Cache:
 
     def _fetched(self, shard: ShardInfo, path: Path) -> bool:
         """Whether the shard is here now; False while another process, or thread, fetches it."""
-        if path.exists():
+        if _size(path) == shard.bytes:
             return True
         part = path.with_name(path.name + PART)
         # "a" leaves what another one has written; it is ours to change only once it is locked.
@@ -170,7 +173,7 @@ class Cache:
             except BlockingIOError:
                 return False
             # The one who held the lock may have made the shard of this very file, or of another one since.
-            if path.exists():
+            if _size(path) == shard.bytes:
                 if _same(part, file):
                     part.unlink()
                 return True

@@ -37,6 +37,9 @@ class Source(Protocol):
     def read(self, chunk: Chunk) -> Iterator[SourceItem]:
         """The chunk's images in order, in bounded memory. Raises UserError if the source cannot be read."""
 
+    def stamp(self, chunk: Chunk) -> str:
+        """Another one once the files that the chunk is read from have changed."""
+
 
 @dataclass(kw_only=True)
 class PixelSums:

@@ -162,12 +162,13 @@ def recall_or_make(
 ) -> ChunkResult:
     """The chunk's result: from the journal if its shard is there and whole, else its shard is made and noted.
 
-    One with bad images is made anew: they may have been repaired since.
+    One with bad images, or whose source's files have changed, is made anew.
     Raises UserError if `out` does not hold the preparation with this identity; and as `make_shard`.
     """
     _check_still_ours(out, identity)
     note = out / (file.removesuffix(".arrow") + NOTE_SUFFIX)
-    result = _recall(note, identity, chunk)
+    stamp = source.stamp(chunk)  # before the images are read
+    result = _recall(note, identity, stamp, chunk)
     if result is not None and result.info is not None and not result.quarantined and _is_whole(out, result.info):
         return result
     note.unlink(missing_ok=True)
@@ -182,7 +183,7 @@ def recall_or_make(
         apply_orientation=settings.apply_orientation,
     )
     _check_still_ours(out, identity)
-    _write_note(note, identity, result)
+    _write_note(note, identity, stamp, result)
     return result
 
 
@@ -207,9 +208,10 @@ def _is_whole(out: Path, info: ShardInfo) -> bool:
         return False
 
 
-def _write_note(path: Path, identity: str, result: ChunkResult) -> None:
+def _write_note(path: Path, identity: str, stamp: str, result: ChunkResult) -> None:
     content = {
         "preparation": identity,
+        "stamp": stamp,
         "chunk": [result.chunk.split, result.chunk.start, result.chunk.stop],
         "info": dataclasses.asdict(result.info) if result.info else None,
         "quarantined": [dataclasses.asdict(image) for image in result.quarantined],
@@ -225,14 +227,15 @@ def _write_note(path: Path, identity: str, result: ChunkResult) -> None:
         )
 
 
-def _recall(path: Path, identity: str, chunk: Chunk) -> ChunkResult | None:
-    """What a note says; None if there is none, or it is damaged or of another preparation."""
+def _recall(path: Path, identity: str, stamp: str, chunk: Chunk) -> ChunkResult | None:
+    """What a note says; None if there is none, or it is damaged, of another preparation, or of files that have changed."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             content = json.loads(arrays["content"].tobytes())
             sums = PixelSums(images=content["images"], pixels=arrays["pixels"], products=arrays["products"])
             labels = arrays["labels"]
-        if (content["preparation"], content["chunk"]) != (identity, [chunk.split, chunk.start, chunk.stop]):
+        wanted = (identity, stamp, [chunk.split, chunk.start, chunk.stop])
+        if (content["preparation"], content["stamp"], content["chunk"]) != wanted:
             return None
         return ChunkResult(
             chunk=chunk,

@@ -139,7 +139,6 @@ def kill(peer: Peer, command: dict[str, Any], alive: Told) -> dict[str, Any]:
         "ended": ended,
         "ended_seconds": time.perf_counter() - killed_at,
         "longest_seconds": max(after, default=0.0),
-        "usual_seconds": sum(before[1:]) / len(before[1:]),
         **_count(ids, peer.material.images),
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.errors import UserError
-from workers.data.sources.items import Chunk, RangesChunk, SourceItem, cut
+from workers.data.sources.items import Chunk, RangesChunk, SourceItem, cut, stamp_of
 from workers.data.sources.names import last_part, safe
 from workers.data.sources.tars import OnProgress, is_plain_file, stream_members
 
@@ -68,6 +68,10 @@ class Cifar10Source:
     def chunks(self, split: str, rows: int) -> Iterator[RangesChunk]:
         """The split, in order of batch and record, cut into ranges of `rows`; a range may span batches."""
         return cut(split, self._records[split], rows)
+
+    def stamp(self, chunk: Chunk) -> str:
+        """See `Source`."""
+        return stamp_of([self._path])
 
     def read(self, chunk: Chunk) -> Iterator[SourceItem]:
         """The chunk's images, one in memory at a time. Raises UserError if the archive cannot be read."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from configs.errors import UserError
-from workers.data.sources.items import Chunk, SourceItem
+from workers.data.sources.items import Chunk, SourceItem, stamp_of
 from workers.data.sources.names import in_words, is_hidden, is_image, utf8
 
 VALIDATION_NAMES = ("validation", "val", "test")  # the first that is there becomes the validation split
@@ -71,6 +71,11 @@ class FolderSource:
         for start in range(0, len(files), rows):
             part = tuple(files[start : start + rows])
             yield FolderChunk(split=split, start=start, stop=start + len(part), files=part)
+
+    def stamp(self, chunk: Chunk) -> str:
+        """See `Source`."""
+        assert isinstance(chunk, FolderChunk)
+        return stamp_of(self.root / name for name, _ in chunk.files)
 
     def read(self, chunk: Chunk) -> Iterator[SourceItem]:
         """The chunk's files, one at a time. A file that cannot be read becomes an item with a problem."""

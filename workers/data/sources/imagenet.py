@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from configs.errors import UserError
 from workers.data.sources.devkit import Devkit, read_devkit
-from workers.data.sources.items import Chunk, Listing, PackedChunk, SourceItem
+from workers.data.sources.items import Chunk, Listing, PackedChunk, SourceItem, stamp_of
 from workers.data.sources.names import in_words, is_hidden, is_image, last_part, safe
 from workers.data.sources.tars import LARGEST_IMAGE, ArchiveFile, Member, OnProgress, OpenArchive
 
@@ -77,6 +77,10 @@ class ImageNetSource:
     def chunks(self, split: str, rows: int) -> Iterator[PackedChunk]:
         """The split cut into ranges of `rows` images."""
         return self._listings[split].chunks(split, rows)
+
+    def stamp(self, chunk: Chunk) -> str:
+        """See `Source`."""
+        return stamp_of(archive.path for archive in self._archives)
 
     def read(self, chunk: Chunk) -> Iterator[SourceItem]:
         """The chunk's images, one in memory at a time. Raises UserError if an archive cannot be read."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from workers.data.sources.folder import VALIDATION_NAMES
-from workers.data.sources.items import Chunk, RangesChunk, SourceItem, cut
+from workers.data.sources.items import Chunk, RangesChunk, SourceItem, cut, stamp_of
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -63,6 +63,11 @@ class ParquetSource:
     def chunks(self, split: str, rows: int) -> Iterator[RangesChunk]:
         """The split, in order of file and row, cut into ranges of `rows`; a range may span files."""
         return cut(split, self._files[split], rows)
+
+    def stamp(self, chunk: Chunk) -> str:
+        """See `Source`."""
+        assert isinstance(chunk, RangesChunk)
+        return stamp_of(self.root / name for name, _, _ in chunk.ranges)
 
     def read(self, chunk: Chunk) -> Iterator[SourceItem]:
         """The chunk's rows. Only their row groups are read, READ_ROWS rows in memory at a time."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from workers.data.sources.items import Chunk, Listing, PackedChunk, SourceItem
+from workers.data.sources.items import Chunk, Listing, PackedChunk, SourceItem, stamp_of
 from workers.data.sources.names import in_words, is_hidden, is_image, parts, safe
 from workers.data.sources.tars import LARGEST_IMAGE, unreadable
 
@@ -62,6 +62,10 @@ class TinyImageNetSource:
     def chunks(self, split: str, rows: int) -> Iterator[PackedChunk]:
         """The split cut into ranges of `rows` images."""
         return self._listings[split].chunks(split, rows)
+
+    def stamp(self, chunk: Chunk) -> str:
+        """See `Source`."""
+        return stamp_of([self._path])
 
     def read(self, chunk: Chunk) -> Iterator[SourceItem]:
         """The chunk's images, one in memory at a time. Raises UserError if the archive cannot be read."""
