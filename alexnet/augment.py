@@ -29,6 +29,7 @@ class Preprocess(torch.nn.Module):
         noise = settings.colour_noise
         self.rescale = 1.0 / (1.0 + noise.strength) if noise is not None and noise.rescale else 1.0
         self.scale = settings.pixel_scale
+        self._kept: Tensor | None = None
 
     def forward(
         self,
@@ -42,23 +43,52 @@ class Preprocess(torch.nn.Module):
 
         images_BHWC: uint8 crops. offsets_B2: int64 (y, x) of each crop in its stored image. mirror_B: bool. colour_BC: offset
         added to every pixel of an image. noisy_B: bool, images of the epochs that have colour noise, which alone are rescaled.
-        Without the last three this is the testing form.
+        Without the last three this is the testing form. On a CPU the next call writes over the result.
         """
-        kind = self.mean_SSC.dtype
+        out = self._memory(images_BHWC)
+        # Image by image on a CPU, whose cache holds one; a GPU takes the whole batch at once.
+        each = 1 if images_BHWC.device.type == "cpu" else len(images_BHWC)
+        drawn = (mirror_B, colour_BC, noisy_B)
+        for start in range(0, len(images_BHWC), each):
+            part = slice(start, start + each)
+            self._finish(images_BHWC[part], offsets_B2[part], *(x if x is None else x[part] for x in drawn), out[part])
+        return out.permute(0, 3, 1, 2)
+
+    def _finish(
+        self,
+        images_BHWC: Tensor,
+        offsets_B2: Tensor,
+        mirror_B: Tensor | None,
+        colour_BC: Tensor | None,
+        noisy_B: Tensor | None,
+        out_BHWC: Tensor,
+    ) -> None:
+        """Some of a batch's images, into their place in the result."""
+        mean = self._mean(offsets_B2)
         if self.mean == "centre":
             # The authors' code crops and mirrors, and subtracts the mean as it is (convdata_jpeg.py, __trim_borders). Mirroring
             # bytes moves a quarter of the memory.
-            x = _mirrored(images_BHWC, mirror_B).to(kind).sub_(self._mean(offsets_B2))
+            x = torch.sub(_mirrored(images_BHWC, mirror_B), mean, out=out_BHWC)
+        elif mirror_B is None:
+            x = torch.sub(images_BHWC, mean, out=out_BHWC)
         else:
-            x = _mirrored(images_BHWC.to(kind).sub_(self._mean(offsets_B2)), mirror_B)
+            x = out_BHWC.copy_(_mirrored(images_BHWC - mean, mirror_B))
         if colour_BC is not None:
             # Whole rows at once: three numbers at a time would be slow.
-            x.flatten(2).add_(colour_BC.to(kind).repeat(1, x.shape[2])[:, None, :])
+            x.flatten(2).add_(colour_BC.to(x.dtype).repeat(1, x.shape[2])[:, None, :])
         if noisy_B is not None and self.rescale != 1.0:
-            x = x.mul_(torch.where(noisy_B, x.new_full((), self.rescale), 1.0)[:, None, None, None])
+            x.mul_(torch.where(noisy_B, x.new_full((), self.rescale), 1.0)[:, None, None, None])
         if self.scale != 1.0:
-            x = x.mul_(self.scale)
-        return x.permute(0, 3, 1, 2)
+            x.mul_(self.scale)
+
+    def _memory(self, images_BHWC: Tensor) -> Tensor:
+        """For the result: on a CPU the same each time, for new memory costs as much as all that is computed into it."""
+        shape, kind = images_BHWC.shape, self.mean_SSC.dtype
+        if images_BHWC.device.type != "cpu":
+            return torch.empty(shape, dtype=kind, device=images_BHWC.device)
+        if self._kept is None or self._kept.dtype != kind or self._kept.numel() < shape.numel():
+            self._kept = torch.empty(shape.numel(), dtype=kind)
+        return self._kept[: shape.numel()].view(shape)
 
     def _mean(self, offsets_B2: Tensor) -> Tensor:
         """What is subtracted: [H, W, C], or [B, H, W, C] where it depends on the crop's position."""
@@ -73,8 +103,8 @@ class Preprocess(torch.nn.Module):
 
 def _mirrored(images_BHWC: Tensor, mirror_B: Tensor | None) -> Tensor:
     """The images, left to right where mirror_B says so."""
-    return (
-        images_BHWC
-        if mirror_B is None
-        else torch.where(mirror_B[:, None, None, None], images_BHWC.flip(2), images_BHWC)
-    )
+    if mirror_B is None:
+        return images_BHWC
+    if images_BHWC.device.type == "cpu" and len(mirror_B) == 1:  # where a look at it costs nothing, one way is enough
+        return images_BHWC.flip(2) if mirror_B.item() else images_BHWC
+    return torch.where(mirror_B[:, None, None, None], images_BHWC.flip(2), images_BHWC)

@@ -18,8 +18,8 @@ HEAP_FACTOR = 1.56
 
 BATCHES_AHEAD = 3
 """uint8 batches: in use, waiting, and in the hands of the thread that fetches."""
-FLOAT_BATCHES = 3
-"""Of a preprocessed batch: the images, mirrored, and chosen among both."""
+FLOAT_BATCHES = 1
+"""Preprocessed: the memory that is used again for each batch."""
 PASSING_TENSORS = 2
 """As large as the largest maps: gradients of a layer's input and output."""
 UNFUSED_TENSORS = 5

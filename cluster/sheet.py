@@ -104,7 +104,7 @@ def _seen(
     offsets, mirror = torch.from_numpy(draws.offsets), torch.from_numpy(draws.mirror)
     colour, noisy = (None if part is None else torch.from_numpy(part) for part in (draws.colour, draws.noisy))
     preprocess = Preprocess(augment, statistics, crop)
-    inputs = preprocess(torch.from_numpy(crops), offsets, mirror, colour, noisy)
+    inputs = preprocess(torch.from_numpy(crops), offsets, mirror, colour, noisy).clone()  # the next call writes over it
     # A black image's input is the mean with its sign turned.
     nothing = preprocess(torch.zeros(crops.shape, dtype=torch.uint8), offsets, mirror)
     visible = ((inputs - nothing) / augment.pixel_scale).permute(0, 2, 3, 1).round().clamp(0, 255)
