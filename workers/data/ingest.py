@@ -55,7 +55,7 @@ class PixelSums:
         """image: [size, size, 3]."""
         values = image.reshape(-1, 3).astype(np.float64)
         self.images += 1
-        self.pixels += image
+        self.pixels += image.astype(np.int64)  # NumPy adds what is of one type many times faster
         # A float64 holds these integers exactly: they stay below 2^53 for images of up to 2^37 pixels.
         self.products += (values.T @ values).astype(np.int64)
 

@@ -5,6 +5,7 @@ part that is covered (what OpenCV calls INTER_AREA and the authors' later tools 
 whole; where a side shrinks by less than half, as for most of ImageNet, that copies single pixels and leaves jagged edges.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
+BLOCK_ROWS = 64  # of the source, averaged at a time
 CUBIC_REACH = 3  # source pixels beyond the square that cubic interpolation may look at, and one to spare
 
 
@@ -40,6 +42,7 @@ def _shrink(pixels: U8, top: float, left: float, side: int, size: int) -> U8:
     return np.ascontiguousarray((averaged + np.float32(0.5)).astype(np.uint8))
 
 
+@functools.lru_cache(maxsize=64)  # photos come in few sizes
 def _covered(start: float, side: int, size: int) -> tuple[NDArray[np.int64], F32]:
     """Of each of `size` equal parts of the stretch from `start`, `side` long: the source pixels that it touches, [size, most],
     and the shares of their weights, [size, most], which add up to 1."""
@@ -57,12 +60,21 @@ def _covered(start: float, side: int, size: int) -> tuple[NDArray[np.int64], F32
 def _weighted(pixels: NDArray[np.generic], touched: NDArray[np.int64], weights: F32) -> F32:
     """[size, width, 3] from [height, width, 3]: sums of weighted rows, always in the same order of summation."""
     _, width, colours = pixels.shape
-    total = np.zeros((len(touched), width, colours), np.float32)
-    part = np.empty_like(total)
-    for index in range(touched.shape[1]):
-        np.multiply(pixels[touched[:, index]], weights[:, index, None, None], out=part)
-        total += part
-    return total
+    total = np.empty((len(touched), width * colours), np.float32)
+    # In one type throughout, and in memory that stays in the cache: NumPy is many times faster so.
+    step = max(1, BLOCK_ROWS * len(touched) // len(pixels))
+    for start in range(0, len(touched), step):
+        sums, numbers, shares = total[start : start + step], touched[start : start + step], weights[start : start + step]
+        first = numbers.min()
+        rows = np.ascontiguousarray(pixels[first : numbers.max() + 1], np.float32).reshape(-1, width * colours)
+        part = np.empty_like(sums)
+        for index in range(touched.shape[1]):
+            into = part if index else sums
+            np.take(rows, numbers[:, index] - first, axis=0, out=into, mode="clip")  # other modes copy once more
+            into *= shares[:, index, None]
+            if index:
+                sums += part
+    return total.reshape(len(touched), width, colours)
 
 
 def _enlarge(pixels: U8, top: float, left: float, side: int, size: int) -> U8:
