@@ -48,10 +48,10 @@ class Preprocess(torch.nn.Module):
         out = self._memory(images_BHWC)
         # Image by image on a CPU, whose cache holds one; a GPU takes the whole batch at once.
         each = 1 if images_BHWC.device.type == "cpu" else len(images_BHWC)
-        drawn = (mirror_B, colour_BC, noisy_B)
         for start in range(0, len(images_BHWC), each):
             part = slice(start, start + each)
-            self._finish(images_BHWC[part], offsets_B2[part], *(x if x is None else x[part] for x in drawn), out[part])
+            mirror, colour, noisy = (None if x is None else x[part] for x in (mirror_B, colour_BC, noisy_B))
+            self._finish(images_BHWC[part], offsets_B2[part], mirror, colour, noisy, out[part])
         return out.permute(0, 3, 1, 2)
 
     def _finish(

@@ -1,6 +1,8 @@
 """One training step and one testing step of the columns that this process owns."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -55,16 +57,24 @@ class Step:
             # Replicas start equal, being made from the same seed or checkpoint.
             self.forward = DistributedDataParallel(model, process_group=replica_group, gradient_as_bucket_view=True)
 
-    def train(self, batch: Batch, rates: Rates) -> Tensor:
-        """Update the weights; returns the `sums` of this replica's images before the update."""
+    def train(self, batch: Batch, rates: Rates, *, part: int = 0, parts: int = 1) -> Tensor:
+        """Update the weights; returns the `sums` of this replica's images before the update.
+
+        part, parts: this replica's share of the batch may come in several parts of equal size, call by call; their gradients are
+        summed, and the update is made in the last call.
+        """
         assert self.optimizer is not None, "a step made for testing cannot train"
         self.model.train()
         images = self.preprocess(batch.images_BHWC, batch.offsets_B2, batch.mirror_B, batch.colour_BC, batch.noisy_B)
-        logits_BC = self._logits(self.forward, images, batch.keys_B)
-        loss, losses_B = self._loss(logits_BC, batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step(rates)
+        last = part == parts - 1
+        if part == 0:
+            self.optimizer.zero_grad()
+        with self._silent_unless(last):
+            logits_BC = self._logits(self.forward, images, batch.keys_B)
+            loss, losses_B = self._loss(logits_BC, batch)
+            (loss if parts == 1 else loss / parts).backward()
+        if last:
+            self.optimizer.step(rates)
         return self._sums(logits_BC, losses_B, batch)
 
     def test(self, batch: Batch) -> Tensor:
@@ -88,6 +98,12 @@ class Step:
             mean_BC = torch.stack(views).mean(dim=0)
             target_B = target_value(mean_BC, batch.labels_B, first_class=first_class, exchange=exchange)
             return self._sums(mean_BC, -target_B.clamp_min(torch.finfo(target_B.dtype).tiny).log(), batch)
+
+    def _silent_unless(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged over replicas once, when all parts have been summed."""
+        if last or not isinstance(self.forward, DistributedDataParallel):
+            return nullcontext()
+        return cast(AbstractContextManager[None], self.forward.no_sync())
 
     def _logits(self, forward: torch.nn.Module, images_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
         with autocast(self.precision, images_BCHW.device.type):

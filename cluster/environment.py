@@ -1,4 +1,4 @@
-"""What a process that computes on CPUs needs in its environment from the start."""
+"""What a column's process needs in its environment from the start."""
 
 # glibc gives blocks of more than 32 MB back to the system after each use, and a page fault for every 4 kB of the next one costs
 # a CPU run up to half of its time. So: no block from mmap, nothing given back, one arena, and huge pages where allowed.
@@ -7,4 +7,8 @@ COLUMN_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_ARENA_MAX": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # The last collectives of each process group, for the diagnosis of a hang.
+    "TORCH_FR_BUFFER_SIZE": "256",
+    # After a time limit in NCCL its process ends, and the supervisor hears of it.
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.console import RunConsole, errors_table, print_plan
 from cluster.dataset import dataset_size, verify
+from cluster.failures import RunFailed
+from cluster.outcomes import Failure, Stopped
 from cluster.plan import local_cpus, local_gpus, make_plan
 from cluster.ray_session import ray_session
 from cluster.signals import StopSignals
@@ -66,11 +68,14 @@ def run_evaluation(
                     lambda report: console.report(report) if report["kind"] == "warning" else None,
                     console.message,
                 )
-                result: dict[str, Any] = supervisor.watch(group.evaluate(start))[0]
-    if result["ended"] == "stopped":
+                outcome = supervisor.watch(group.evaluate(start))
+    if isinstance(outcome, Failure):
+        raise RunFailed(outcome.what)
+    if isinstance(outcome, Stopped):
         print("stopped; an evaluation leaves nothing behind")
         return 128 + (signals.requested or 0)
     what = "centre view" if views == 1 else "ten views"
+    result: dict[str, Any] = outcome.results[0]
     errors_table([(f"validation, {what}, after step {start.step:,}", result["errors"])])
     print_plan([("checkpoint", str(start.folder)), ("data", config.data.path)])
     if json_file is not None:

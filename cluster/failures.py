@@ -7,6 +7,10 @@ class RunFailed(Exception):  # noqa: N818 - it says what happened, not which err
     """A run that could not go on: the message names the cause and what to do. Entry points exit with code 1."""
 
 
+class NoRoomError(UserError):
+    """Actors could not be placed, or did not come up, in time."""
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The exception that was raised first, inside the actor (or the actor that it called, and so on)."""
     from ray.exceptions import RayTaskError

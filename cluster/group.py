@@ -2,10 +2,10 @@
 
 Start-up, in this order:
  1. a placement group with one bundle per replica, so that a replica's columns sit on one node by construction;
- 2. the column workers, in their bundles; each says who and where it is;
- 3. the data workers and the feed of each replica, on its node if there is room;
- 4. rank 0 opens a store, and all ranks join the process group through it;
- 5. each feed is opened where the run begins, and all ranks are told to train or evaluate.
+ 2. the column workers, in their bundles, and at the same time the data workers and the feed of each replica, on its node if there
+    is room; each says who and where it is;
+ 3. rank 0 opens a store, and all ranks join the process group through it;
+ 4. each feed is opened where the run begins, and all ranks are told to train or evaluate.
 """
 
 import contextlib
@@ -15,13 +15,17 @@ from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cluster.environment import COLUMN_ENVIRONMENT
-from cluster.failures import RunFailed, explain
+from cluster.failures import NoRoomError, RunFailed, explain
 from cluster.plan import Plan
-from configs.errors import UserError
 from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
@@ -32,11 +36,11 @@ from workers.data.storage import is_url
 class WorkerGroup:
     """All actors of one attempt. Use as a context manager: on the way out everything is killed and given back.
 
-    views: of each image in testing.
+    views: of each image in testing. attempt: number of this one at its run.
     """
 
-    def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1) -> None:
-        self.views = views
+    def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1, attempt: int = 1) -> None:
+        self.views, self.attempt = views, attempt
         # Actors have working directories of their own.
         data = plan.config.data
         if data.cache_folder is not None:
@@ -102,7 +106,7 @@ class WorkerGroup:
             bundle["GPU"] = float(plan.mesh.processes_per_replica)
         self._placement = placement_group([bundle] * plan.mesh.replicas, strategy="PACK")
         if not self._placement.wait(cluster.start_timeout_seconds):
-            raise UserError(self._no_room(f"{plan.mesh.replicas} x {bundle}"))
+            raise NoRoomError(self._no_room(f"{plan.mesh.replicas} x {bundle}"))
         column_actor = ray.remote(ColumnWorker)
         for rank in range(plan.mesh.size):
             place = PlacementGroupSchedulingStrategy(
@@ -117,33 +121,41 @@ class WorkerGroup:
                 runtime_env={"env_vars": COLUMN_ENVIRONMENT},
             )
             self.columns.append(options.remote(plan.config, plan.mesh, rank))
+        self._start_data(placement_group_table(self._placement)["bundles_to_node_id"])
         self.about = self._get([column.about.remote() for column in self.columns], "column workers to start")
         # A process's own idea of its address may be another network's; what counts is the one that the cluster knows.
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
         for about in self.about:
             about["node"] = addresses[about["node_id"]]
-        self._start_data()
+        named = [item for workers in self.data_workers for item in workers.items()]
+        pids = self._get([worker.pid.remote() for _, worker in named], "data workers to start")
+        self.data_pids = {name: pid for (name, _), pid in zip(named, pids, strict=True)}
         store = self.about[0]["node"]
         [port] = self._get([self.columns[0].open_store.remote(store)], "rank 0's store")
         joining = [c.join.remote(about["node"], store, port) for c, about in zip(self.columns, self.about, strict=True)]
         self._get(joining, "columns to find each other")
 
-    def _start_data(self) -> None:
+    def _start_data(self, nodes: dict[int, str]) -> None:
+        """nodes: id of each replica's node."""
         plan, cluster = self.plan, self.plan.config.cluster
         data_actor, feed_actor = ray.remote(DataWorker), ray.remote(Feed)
+        # An actor that asks for no GPU sees all of them (Ray 2.58), and whatever it imports might take memory there.
+        blind = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}} if plan.mesh.device == "cuda" else None
         for replica in range(plan.mesh.replicas):
-            near = NodeAffinitySchedulingStrategy(
-                self.about[replica * plan.mesh.processes_per_replica]["node_id"], soft=True
-            )
+            near = NodeAffinitySchedulingStrategy(nodes[replica], soft=True)
             workers = {
                 name: data_actor.options(
-                    num_cpus=cluster.cpus_per_data_worker, max_restarts=-1, max_task_retries=0, scheduling_strategy=near
+                    num_cpus=cluster.cpus_per_data_worker,
+                    max_restarts=-1,
+                    max_task_retries=0,
+                    scheduling_strategy=near,
+                    runtime_env=blind,
                 ).remote(plan.config, name)
                 for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_workers))
             }
             self.data_workers.append(workers)
             self.feeds.append(
-                feed_actor.options(num_cpus=0, scheduling_strategy=near).remote(
+                feed_actor.options(num_cpus=0, scheduling_strategy=near, runtime_env=blind).remote(
                     f"feed r{replica}",
                     workers,
                     window=cluster.window_batches,
@@ -152,9 +164,6 @@ class WorkerGroup:
                     whole_images=self.views == 10,
                 )
             )
-        named = [item for workers in self.data_workers for item in workers.items()]
-        pids = self._get([worker.pid.remote() for _, worker in named], "data workers to start")
-        self.data_pids = {name: pid for (name, _), pid in zip(named, pids, strict=True)}
 
     def _open_feeds(self, start: Checkpoint | None, *, only_evaluation: bool = False) -> None:
         step, evaluated = (start.step, start.evaluated) if start else (0, False)
@@ -171,7 +180,7 @@ class WorkerGroup:
         try:
             got: list[Any] = ray.get(references, timeout=limit)
         except GetTimeoutError:
-            raise UserError(
+            raise NoRoomError(
                 self._no_room(f"waited {limit:g} s for {what}")
                 + "; if machines are only slow, raise cluster.start_timeout_seconds"
             ) from None

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster import memory
@@ -53,7 +53,8 @@ class Plan:
 
     @property
     def images_per_replica(self) -> int:
-        return self.config.train.batch_size // self.mesh.replicas
+        """In one forward pass; replicas that are missing leave more passes to the others, not larger ones."""
+        return self.config.train.batch_size // self.config.cluster.replicas
 
     @property
     def exchanged_floats(self) -> int:
@@ -116,6 +117,7 @@ class Plan:
             train_rows=self.dataset.train_rows,
             validation_rows=self.dataset.validation_rows,
             replica=replica,
+            replicas=self.mesh.replicas,
         )
 
     def _column_rows(self, column: int) -> list[tuple[Layer, int]]:
@@ -147,6 +149,10 @@ def choose_mesh(config: Config, gpus: int) -> tuple[Mesh, str]:
             whole,
             f"{gpus} GPU(s) for {replicas * columns} columns: all columns of a replica in one process on one GPU",
         )
+    fewer = [n for n in range(replicas - 1, 0, -1) if replicas % n == 0 and n <= gpus]
+    if wish != "cpu" and config.fault.elastic and fewer:
+        mesh, why = choose_mesh(replace(config, cluster=replace(config.cluster, replicas=fewer[0])), gpus)
+        return mesh, f"{why}; {fewer[0]} of {replicas} replicas, which take the others' parts too (fault.elastic)"
     if wish == "cuda":
         raise UserError(
             f"cluster.device is cuda, but there are {gpus} GPU(s) for {replicas} replica(s); "

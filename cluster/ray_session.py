@@ -47,6 +47,8 @@ def _connect(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # An actor's death is told in our own words, once; Ray's paragraph about it would stand beside that.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task")
+    # The same goes for calls of other ranks that failed along with the first one, which nobody asks for any more.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Ray 2.58 warns that actors without GPUs will see them all; ours import no CUDA.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Batches that every column has copied leave the object store at once, not with the next second's sweep.

@@ -1,6 +1,7 @@
 """A run's folder: its config, log, checkpoints and result; and whether a command begins, continues or has completed it."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # A run may go on with other values of these: where and how fast it runs, how long, and what is kept.
 CHANGEABLE = (
     "cluster.",
+    "fault.",
     "compute.",
     "checkpoint.",
     "runs_folder",
@@ -83,7 +85,17 @@ class RunFolder:
         found = committed(self.checkpoints)
         return found[-1] if found else None
 
+    def attempts(self) -> int:
+        """Made at this run so far, by all commands."""
+        try:
+            lines = self.log.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return 0
+        return max((entry["number"] for entry in map(_parsed, lines) if entry.get("kind") == "attempt"), default=0)
+
     def write_log(self, entry: Mapping[str, Any]) -> None:
+        """`time` (seconds since 1970) is added."""
+        entry = {**entry, "time": round(time.time(), 3)}
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
@@ -101,6 +113,15 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
         for key, below in data.items()
         for path, value in _flat(below, f"{prefix}.{key}" if prefix else str(key)).items()
     }
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A line of the log; the last one may be cut off."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -1,15 +1,18 @@
-"""Watches a worker group to its end: passes on what it reports, and notices when an actor dies."""
+"""Watches a worker group to its end: passes on what it reports, and notices when an actor dies or nothing moves any more."""
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayActorError
 
-from cluster.failures import RunFailed, explain, root_cause
+from cluster.capacity import draining_nodes
+from cluster.failures import explain, root_cause
 from cluster.group import WorkerGroup
+from cluster.outcomes import Failure, Finished, Outcome, Stopped
 from cluster.signals import Interrupted, StopSignals
+from cluster.watchdog import Watchdog
 from configs.errors import UserError
 
 POLL_SECONDS = 0.25
@@ -18,14 +21,23 @@ STATUS_SECONDS = 1.0
 """How often actors are asked for reports and messages; each answer costs milliseconds of a CPU at both ends."""
 COMPANION_SECONDS = 2.0
 """After the first failure, how long to wait for the others': a column's death makes its neighbours fail, maybe before it does."""
+NODE_DEATH_SECONDS = 12.0
+"""After columns have lost a connection, how long to wait for the news that the other one's node is dead."""
+NODES_SECONDS = 5.0
+"""How often it is looked whether a node will be taken away."""
 STOP_SECONDS = 60.0
 """How long the ranks may take to agree on a stop and to save."""
 STARTING_SECONDS = 5.0
 """The same as long as nothing has been reported: the first step may be compiling for half a minute, with little to save."""
 
+StopReason = Literal["signal", "drain", "resize"]
+
 
 class Supervisor:
-    """on_report: called with each report of rank 0. on_message: with each line that people should read once."""
+    """Of one attempt. on_report: called with each report of rank 0. on_message: with each line that people should read once.
+
+    wants_resize: asked after each checkpoint whether the run should stop and begin with more replicas.
+    """
 
     def __init__(
         self,
@@ -33,77 +45,125 @@ class Supervisor:
         signals: StopSignals,
         on_report: Callable[[dict[str, Any]], None],
         on_message: Callable[[str], None],
+        wants_resize: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._group, self._signals = group, signals
-        self._on_report, self._on_message = on_report, on_message
-        self._reports_seen = 0
+        self._on_report, self._on_message, self._wants_resize = on_report, on_message, wants_resize
+        self._reports_seen = [0] * len(group.columns)
         self._messages_seen = [0] * len(group.feeds)
         self.feed_counts: list[dict[str, Any]] = [{} for _ in group.feeds]
+        self.watchdog = Watchdog(group.plan.config, [about["name"] for about in group.about])
+        self._stopping: tuple[StopReason, str] | None = None
+        self._stop_by = float("inf")
 
-    def watch(self, running: list[Any]) -> list[dict[str, Any]]:
-        """Wait for the references of all ranks; returns their results.
+    def watch(self, running: list[Any]) -> Outcome:
+        """Wait for the references of all ranks.
 
-        Raises RunFailed, or UserError, with the cause as soon as a rank fails; Interrupted after a second stop signal.
+        Raises UserError if a rank found wrong input; Interrupted after a second stop signal, or if a stop takes too long.
         """
-        waiting, stop_by, asked_at = list(running), None, 0.0
+        waiting, asked_at, nodes_at = list(running), 0.0, time.monotonic()
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=POLL_SECONDS)
             for reference in done:
-                self._check(reference, running)
-            if self._signals.requested is not None and stop_by is None:
-                self._group.stop()
-                patience = STOP_SECONDS if self._reports_seen else STARTING_SECONDS
-                stop_by = time.monotonic() + patience
-            if stop_by is not None and time.monotonic() > stop_by:
-                self._on_message(
-                    f"the columns did not stop within {patience:g} s; ending them. The last checkpoint is whole"
-                )
+                if _failure(reference) is not None:
+                    return self._failed(running)
+            now = time.monotonic()
+            if self._signals.requested is not None:
+                self._stop("signal", "")
+            if now > self._stop_by:
+                self._on_message("the columns did not stop in time; ending them. The last checkpoint is whole")
                 raise Interrupted(self._signals.requested or 0)
-            if time.monotonic() - asked_at > STATUS_SECONDS:
+            if now - nodes_at > NODES_SECONDS:
+                nodes_at = now
+                self._look_at_nodes()
+            if now - asked_at > STATUS_SECONDS:
+                asked_at = now
                 self._poll()
-                asked_at = time.monotonic()
+                hang = self.watchdog.hang()
+                if hang and waiting:
+                    return Failure(kind="hang", what=hang)
         self._poll(wait_seconds=5.0)
         results: list[dict[str, Any]] = ray.get(running)
-        return results
+        if results[0]["ended"] == "stopped":
+            why, about = self._stopping or ("signal", "")
+            return Stopped(why=why, step=results[0]["step"], about=about)
+        return Finished(results=results)
 
-    def _check(self, reference: Any, running: list[Any]) -> None:
-        """Raise the cause if this rank failed; among several failures, the death of an actor is the cause."""
-        if _failure(reference) is None:
+    def _stop(self, why: StopReason, about: str) -> None:
+        """Ask all ranks to stop at a step, once; a signal takes over from another reason."""
+        if self._stopping is None:
+            self._group.stop()
+        elif self._stopping[0] == "signal" or why != "signal":
             return
-        ray.wait(running, num_returns=len(running), timeout=COMPANION_SECONDS)
-        ready, _ = ray.wait(running, num_returns=len(running), timeout=0)
-        failures = [(running.index(r), error) for r in ready if (error := _failure(r)) is not None]
+        self._stopping = (why, about)
+        if why == "signal":
+            self._stop_by = time.monotonic() + (STOP_SECONDS if any(self._reports_seen) else STARTING_SECONDS)
+
+    def _look_at_nodes(self) -> None:
+        ours = {about["node_id"]: about["node"] for about in self._group.about}
+        leaving = [ours[node] for node in draining_nodes() if node in ours]
+        if leaving:
+            self._stop("drain", f"node {', '.join(sorted(set(leaving)))} is being drained")
+
+    def _failed(self, running: list[Any]) -> Failure:
+        """The cause, among all ranks' failures: an actor's death, then what an actor says itself."""
+        failures, told, died = self._failures(running, COMPANION_SECONDS)
+        if not told and not died:
+            # Columns that have lost the connection to another one; the cluster takes longer to say that a node is gone.
+            failures, told, died = self._failures(running, NODE_DEATH_SECONDS)
         self._poll()
-        told = [item for item in failures if isinstance(root_cause(item[1]), UserError | FloatingPointError | OSError)]
-        died = [item for item in failures if isinstance(item[1], RayActorError)]
         rank, error = (died or told or failures)[0]
         about = self._group.about[rank]
         who = f"{about['name']} (pid {about['pid']} on {about['node']})"
         if died:
-            raise RunFailed(f"{who} died: {_how(error)}")
+            leaving = about["node_id"] in draining_nodes()
+            how = "its node was taken away" if leaving else _how(error)
+            return Failure(kind="death", what=f"{who} died: {how}", counts_as="preemption" if leaving else "failure")
         if isinstance(root_cause(error), UserError):
             raise UserError(explain(error))
-        raise RunFailed(f"{who} failed: {explain(error)}")
+        return Failure(kind="error", what=f"{who} failed: {explain(error)}", can_go_on=not told)
+
+    def _failures(self, running: list[Any], seconds: float) -> tuple[list[tuple[int, Exception]], ...]:
+        """(rank, error) of all that failed; of those who say why themselves; of those who died. Waits for the latter only."""
+        end = time.monotonic() + seconds
+        while True:
+            ready, _ = ray.wait(running, num_returns=len(running), timeout=0)
+            failures = [(running.index(r), error) for r in ready if (error := _failure(r)) is not None]
+            told = [
+                item for item in failures if isinstance(root_cause(item[1]), UserError | FloatingPointError | OSError)
+            ]
+            died = [item for item in failures if isinstance(item[1], RayActorError)]
+            if died or len(ready) == len(running) or time.monotonic() > end:
+                return failures, told, died
+            time.sleep(0.05)
 
     def _poll(self, wait_seconds: float = 1.0) -> None:
-        """Fetch new reports and messages; an actor that does not answer now is asked again next time."""
+        """Fetch progress, new reports and messages; an actor that does not answer now is asked again next time."""
         columns, feeds = self._group.columns, self._group.feeds
-        asked = [columns[0].status.remote(self._reports_seen)]
+        asked = [column.status.remote(seen) for column, seen in zip(columns, self._reports_seen, strict=True)]
         asked += [feed.status.remote(seen) for feed, seen in zip(feeds, self._messages_seen, strict=True)]
         ready, _ = ray.wait(asked, num_returns=len(asked), timeout=wait_seconds)
-        for reference in ready:
-            if _failure(reference) is not None:
-                continue
-            answer, which = ray.get(reference), asked.index(reference)
-            if which == 0:
-                self._reports_seen += len(answer)
-                for report in answer:
-                    self._on_report(report)
+        answered = {asked.index(reference) for reference in ready if _failure(reference) is None}
+        for which in sorted(answered):
+            answer = ray.get(asked[which])
+            if which < len(columns):
+                progress, reports = answer
+                self.watchdog.heard(which, progress)
+                self._reports_seen[which] += len(reports)
+                if which == 0:
+                    self._pass_on(reports)
             else:
-                messages, self.feed_counts[which - 1] = answer
-                self._messages_seen[which - 1] += len(messages)
+                feed = which - len(columns)
+                messages, self.feed_counts[feed] = answer
+                self._messages_seen[feed] += len(messages)
                 for message in messages:
                     self._on_message(message)
+
+    def _pass_on(self, reports: list[dict[str, Any]]) -> None:
+        for report in reports:
+            self._on_report(report)
+            if report["kind"] == "checkpoint" and self._stopping is None and (about := self._wants_resize()):
+                self._stop("resize", about)
 
 
 def _failure(reference: Any) -> Exception | None:
@@ -121,6 +181,7 @@ def _how(error: BaseException) -> str:
         ("SIGKILL", "its process was killed (kill -9, or by the system for want of memory)"),
         ("connection error code 2", "its process was killed (kill -9, or by the system for want of memory)"),
         ("node", "its node died"),
+        ("unavailable", "its node does not answer any more"),
     ):
         if sign in text:
             return words

@@ -57,44 +57,32 @@ def run_training(config_path: str | None, settings: Iterable[str], *, plan_only:
 
 
 def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
-    from cluster.group import WorkerGroup
-    from cluster.supervisor import Supervisor
+    from cluster.attempts import Attempts
+    from cluster.outcomes import Stopped
 
     run.open()
     start = run.latest()
     _check_start(run, start)
     started = time.monotonic()
-    if start:
-        print(f"continuing from {start.folder}", flush=True)
-    with WorkerGroup(plan) as group, RunConsole(plan.program().total_steps) as console:
-        for about in group.about:
-            console.message(f"{about['name']}: pid {about['pid']} on {about['node']}, {about['device']}")
-        for name, pid in group.data_pids.items():
-            console.message(f"{name}: pid {pid}")
+    with RunConsole(plan.program().total_steps) as console:
         if run.config.compute.fused or run.config.compute.compile:
             console.message("compiling; the first start on a machine takes a minute or so for it")
-        signals.gentle = True
-
-        def on_report(report: dict[str, Any]) -> None:
-            run.write_log(report)
-            console.report(report)
-
-        supervisor = Supervisor(group, signals, on_report, console.message)
+        attempts = Attempts(run, plan, signals, console)
         try:
-            results = supervisor.watch(group.train(run.checkpoints, start))
+            outcome = attempts.train(start)
         except RunFailed as error:
             raise RunFailed(f"{error}. {_where_it_goes_on(run)}") from None
-        finally:
-            signals.gentle = False
-    if results[0]["ended"] == "stopped":
-        print(f"stopped after step {results[0]['step']:,}; {_where_it_goes_on(run)}")
+    if isinstance(outcome, Stopped):
+        print(f"stopped after step {outcome.step:,}; {_where_it_goes_on(run)}")
         return 128 + (signals.requested or 0)
     result = {
-        "step": results[0]["step"],
-        "validation": results[0]["errors"],
+        "step": outcome.results[0]["step"],
+        "validation": outcome.results[0]["errors"],
         "train": console.last_train,
         "seconds": time.monotonic() - started,
-        "feeds": supervisor.feed_counts,
+        "attempts": attempts.number,
+        "failures": attempts.failures,
+        "feeds": attempts.feed_counts,
     }
     run.write_result(result)
     _summary(run, result)

@@ -300,6 +300,29 @@ class Cluster(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fault(Section):
+    """What happens when a process, a node or a network fails while training. Nothing here changes what is learned."""
+
+    max_failures: Natural = 5
+    """Failures that are put up with between two checkpoints: a process that dies, a hang, a node that is lost. After each the
+    actors are placed anew and go on from the last checkpoint; one more, and the run ends with the cause. 0: the first one
+    ends it."""
+    max_preemptions: Natural | None = None
+    """The same for nodes that say beforehand that they will be taken away; null: any number."""
+    backoff_seconds: NonNegative = 2.0
+    """Pause before the second restart without a new checkpoint in between; doubled for each further one, up to a minute. The
+    first restart comes at once."""
+    hang_timeout_seconds: Positive = 120.0
+    """How long no column may make progress before the attempt counts as hung. Longer than the longest step, evaluation step and
+    pause of the network; first steps and checkpoints have `cluster.collective_timeout_seconds`."""
+    rejoin_timeout_seconds: Positive = 1800.0
+    """How long a restart waits for nodes to come back if there is no room for it."""
+    elastic: bool = False
+    """With fewer GPUs than before, go on with fewer replicas, which then take several parts of each batch one after the other,
+    and with more again when there is room for them after a checkpoint. The images of each update stay the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(Section):
     """A whole experiment."""
 
@@ -315,3 +338,4 @@ class Config(Section):
     compute: Compute = field(default_factory=Compute)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     cluster: Cluster = field(default_factory=Cluster)
+    fault: Fault = field(default_factory=Fault)

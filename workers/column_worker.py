@@ -14,6 +14,7 @@ import ray
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from alexnet.augment import Preprocess
 from alexnet.compiled import NotCompiledWarning
@@ -32,6 +33,7 @@ from workers.data.manifest import Manifest, pixel_statistics
 from workers.loop import Loop
 from workers.mesh import Mesh
 from workers.program import Program
+from workers.progress import Progress, ProgressTeller
 
 
 class ColumnWorker:
@@ -45,6 +47,7 @@ class ColumnWorker:
         self.name = mesh.name(rank)
         self._store: dist.TCPStore | None = None
         self._reports: list[dict[str, Any]] = []
+        self._progress = ProgressTeller()
         self._stop = threading.Event()
         self._started = time.monotonic()
 
@@ -106,9 +109,14 @@ class ColumnWorker:
         """Test the network of a checkpoint on the validation set, by the centre or ten views; returns as `train`."""
         return self._run(feed, start.folder.parent, start, train=False, views=views)
 
-    def status(self, seen: int) -> list[dict[str, Any]]:
-        """Reports from number `seen` on."""
-        return self._reports[seen:]
+    def status(self, seen: int) -> tuple[Progress, list[dict[str, Any]]]:
+        """How far it is, and its reports from number `seen` on."""
+        return self._progress.read(), self._reports[seen:]
+
+    def collectives(self) -> str:
+        """What this process's process groups did last (torch's flight recorder), as JSON."""
+        recorded: bytes = torch._C._distributed_c10d._dump_fr_trace_json()  # type: ignore[attr-defined]  # not in its stubs
+        return recorded.decode()
 
     def stop(self) -> None:
         """Ask for a stop before the next item; all ranks agree on which that is."""
@@ -148,6 +156,7 @@ class ColumnWorker:
             train_rows=manifest.splits["train"].rows,
             validation_rows=manifest.splits["validation"].rows,
             replica=self.mesh.replica(self.rank),
+            replicas=self.mesh.replicas,
         )
         loop = Loop(
             config=config,
@@ -162,6 +171,8 @@ class ColumnWorker:
             facts={"dataset": manifest.fingerprint, "draws_version": DRAWS_VERSION, "seed": config.train.seed},
             report=self._report,
             asked_to_stop=self._stop.is_set,
+            progress=self._progress,
+            on_first_step=self._be_less_patient,
             start=start,
             views=views,
         )
@@ -182,6 +193,17 @@ class ColumnWorker:
             warnings.showwarning = show
             loop.batches.close()
         return {"ended": ended, "step": loop.steps_done, "errors": errors}
+
+    def _be_less_patient(self) -> None:
+        """From here on nothing is compiled any more, and whoever waits for long waits for somebody who hangs.
+
+        The supervisor, which looks for that after `fault.hang_timeout_seconds`, should see it first: it asks everybody where they
+        are. This limit is for ranks that it cannot reach any more.
+        """
+        limit = timedelta(seconds=2 * self.config.fault.hang_timeout_seconds)
+        for group in (dist.group.WORLD, self._replica_group, self._column_group, self._control_group):
+            if limit < timedelta(seconds=self.config.cluster.collective_timeout_seconds):
+                _set_pg_timeout(limit, group)
 
     def _report(self, report: dict[str, Any]) -> None:
         self._reports.append({**report, "seconds": time.monotonic() - self._started})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from workers.batches import Batches
 from workers.mesh import Mesh
 from workers.meters import Meter
 from workers.program import Item, Program
+from workers.progress import ProgressTeller
 
 
 @dataclass(kw_only=True)
@@ -38,6 +39,9 @@ class Loop:
     """What a checkpoint records of the run beside its weights, such as the data set's fingerprint."""
     report: Callable[[dict[str, Any]], None]
     asked_to_stop: Callable[[], bool]
+    progress: ProgressTeller = field(default_factory=ProgressTeller)
+    on_first_step: Callable[[], None] = lambda: None
+    """Called after the first update."""
     views: Literal[1, 10] = 1
     """Of each image in testing."""
     start: checkpoint.Checkpoint | None = None
@@ -48,6 +52,8 @@ class Loop:
         self.evaluated = self.start.evaluated if self.start else True
         """Whether the evaluation that is due after `steps_done` updates has been done."""
         self._training, self._testing = Meter(), Meter()
+        self._known: set[str] = set()
+        """Kinds of items that have been done before."""
         self._previous: torch.cuda.Event | None = None
         # A checkpoint that is there already is not made again: that would begin by removing it.
         self._saved = (self.steps_done, self.evaluated) if self.start else None
@@ -59,7 +65,7 @@ class Loop:
         Returns how it ended, and the errors of the last evaluation.
         """
         for item in self.program.items(step=self.steps_done, evaluated=self.evaluated):
-            if self._agreed_to_stop():
+            if item.begins_step and self._agreed_to_stop():
                 self._save()
                 return "stopped", self._errors
             if item.request.split == "train":
@@ -82,14 +88,25 @@ class Loop:
     def _train(self, item: Item) -> None:
         rates = self.schedule.rates(self.program.epoch_at(item.step - 1))
         with self._training.measure("steps"):
+            self._begin(f"waiting for the data of step {item.step}", "train")
             with self._training.measure("data"):
                 batch = next(self.batches)
-            self._training.add(self.step.train(batch, rates))
+            self._begin(f"computing step {item.step}", "train")
+            self._training.add(self.step.train(batch, rates, part=item.part, parts=item.parts))
             self._wait_for_previous()
+        if not item.ends_step:
+            return
+        if "train" not in self._known:
+            self._known.add("train")
+            self.on_first_step()
         self.steps_done = item.step
         self.evaluated = not self.program.evaluates_after(item.step)
         if item.step % self.config.train.report_every_steps == 0 or not self.evaluated:
             self._report_training()
+
+    def _begin(self, doing: str, kind: str) -> None:
+        """Tell what is done now. The first of a kind may be compiled on the way, or wait for a cache to be filled."""
+        self.progress.begin(doing, patient=kind not in self._known)
 
     def _wait_for_previous(self) -> None:
         """A GPU's host may be one step ahead, which keeps the GPU busy; further, clocks would lie and batches pile up."""
@@ -112,8 +129,12 @@ class Loop:
     def _test(self, item: Item) -> None:
         if item.request.count:
             test = self.step.test if self.views == 1 else self.step.test_ten_views
-            self._testing.add(test(next(self.batches)))
+            self._begin("waiting for validation data", "test")
+            batch = next(self.batches)
+            self._begin(f"testing after step {item.step}", "test")
+            self._testing.add(test(batch))
             self._wait_for_previous()
+            self._known.add("test")
         if item.ends_evaluation:
             self._errors = self._take(self._testing)
             self.schedule.observe(self._errors["top1_error"])
@@ -136,7 +157,9 @@ class Loop:
     def _save_is_due(self, item: Item) -> bool:
         every = self.config.checkpoint.every_steps
         trained = item.request.split == "train"
-        return item.ends_evaluation or bool(trained and self.evaluated and every and item.step % every == 0)
+        return item.ends_evaluation or bool(
+            trained and item.ends_step and self.evaluated and every and item.step % every == 0
+        )
 
     def _save(self) -> None:
         if self._saved == (self.steps_done, self.evaluated):
@@ -152,6 +175,7 @@ class Loop:
             "schedule": self.schedule.state(),
             "errors": self._errors,
         }
+        self.progress.begin(f"saving step {self.steps_done}", patient=True)
         folder = checkpoint.save(
             self.checkpoints,
             self.step.model,

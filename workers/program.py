@@ -23,11 +23,22 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One thing to do. `step` is the number of updates made when the item is done."""
+    """One thing to do. `step` is the number of updates made when it is done, with all parts of the step."""
 
     step: int
     request: Request
+    part: int = 0
+    parts: int = 1
+    """Where a replica takes several parts of a batch one after the other, the weights are updated after the last."""
     ends_evaluation: bool = False
+
+    @property
+    def begins_step(self) -> bool:
+        return self.part == 0
+
+    @property
+    def ends_step(self) -> bool:
+        return self.part == self.parts - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +56,16 @@ class Program:
     total_steps: int
     evaluation_every: float | None
     """In updates; null: only after the last."""
+    parts: int = 1
+    """Of a batch that each replica takes one after the other; more than 1 where replicas are missing."""
 
     @classmethod
-    def of(cls, config: Config, *, train_rows: int, validation_rows: int, replica: int) -> "Program":
+    def of(
+        cls, config: Config, *, train_rows: int, validation_rows: int, replica: int, replicas: int | None = None
+    ) -> "Program":
+        """replicas: that there are, a divisor of those in the config (default: all of them)."""
+        replicas = config.cluster.replicas if replicas is None else replicas
+        assert config.cluster.replicas % replicas == 0, "every replica takes the same number of parts"
         train, per_epoch = config.train, train_rows / config.train.batch_size
         # 90 times 41.7 is 3753 and a little in floats; that little is no step.
         steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * per_epoch - 1e-9)
@@ -55,8 +73,9 @@ class Program:
         return cls(
             batch_size=train.batch_size,
             test_batch_size=train.evaluate_batch_size,
-            replicas=config.cluster.replicas,
+            replicas=replicas,
             replica=replica,
+            parts=config.cluster.replicas // replicas,
             train_rows=train_rows,
             validation_rows=validation_rows,
             total_steps=steps,
@@ -80,10 +99,12 @@ class Program:
         """What remains after `step` updates; `evaluated`: whether the evaluation that is due then has been done."""
         if not evaluated and self.evaluates_after(step):
             yield from self.evaluation(step)
-        each = self.batch_size // self.replicas
+        each = self.batch_size // (self.replicas * self.parts)
         for done in range(step, self.total_steps):
-            start = done * self.batch_size + self.replica * each
-            yield Item(step=done + 1, request=Request(split="train", start=start, count=each))
+            start = done * self.batch_size + self.replica * self.parts * each
+            for part in range(self.parts):
+                request = Request(split="train", start=start + part * each, count=each)
+                yield Item(step=done + 1, request=request, part=part, parts=self.parts)
             if self.evaluates_after(done + 1):
                 yield from self.evaluation(done + 1)
 

@@ -18,7 +18,9 @@ from typing import Any
 import psutil
 
 from cluster.dataset import dataset_size, draw
+from cluster.failures import RunFailed
 from cluster.group import WorkerGroup
+from cluster.outcomes import Finished
 from cluster.plan import Plan, local_cpus, make_plan
 from cluster.ray_session import ray_session
 from cluster.signals import StopSignals
@@ -80,8 +82,10 @@ def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder:
     columns = [psutil.Process(about["pid"]) for about in group.about]
     at_start = [_peak_rss(process) for process in columns]
     with _sampled(ray, peaks):
-        Supervisor(group, signals, on_report, print).watch(group.train(folder / "checkpoints", None))
+        outcome = Supervisor(group, signals, on_report, print).watch(group.train(folder / "checkpoints", None))
     print()
+    if not isinstance(outcome, Finished):
+        raise RunFailed(str(outcome))
     trained = [report for report in reports if report["kind"] == "train" and report["step"] > WARM_UP_STEPS]
     edges = {report["step"] for report in trained if (report["step"] - 1) % STEPS_PER_EPOCH == 0}
     steps, seconds = len(trained), marks["seconds"][1] - marks["seconds"][0]

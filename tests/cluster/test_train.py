@@ -93,25 +93,6 @@ def test_dead_data_worker_changes_nothing_and_is_said_in_one_line(undisturbed: R
     assert run.result()["feeds"][0]["repeated"] >= 1
 
 
-def test_dead_column_ends_the_run_by_name_and_leaves_the_last_checkpoint(undisturbed: Run, folder: Path) -> None:
-    run = Run(folder, "dead-column")
-    run.wait_for_step(8)
-    processes, pid = run.descendants(), run.pid_of("column r0 c1")
-    killed = time.monotonic()
-    _kill(pid)
-    assert run.finish(60) == 1
-    # The promise is 15 s; more than that is no slow machine but a wait for a time limit.
-    assert time.monotonic() - killed < 30
-    last = run.text.strip().splitlines()[-1]
-    assert last.startswith(f"failed: column r0 c1 (pid {pid} on ")
-    assert "was killed" in last
-    assert "checkpoints/step-" in last
-    assert not alive(processes)
-    again = Run(folder, "dead-column")
-    assert again.finish() == 0, again.text
-    assert again.weights() == undisturbed.weights()
-
-
 @pytest.mark.parametrize("when", [9, None], ids=["in training", "while starting"])
 def test_ctrl_c_saves_leaves_nothing_running_and_the_same_command_goes_on(
     undisturbed: Run, folder: Path, when: int | None

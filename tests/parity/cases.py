@@ -187,8 +187,12 @@ def run(
     columns: int | None = None,
     exchange: Exchange | None = None,
     replica_group: dist.ProcessGroup | None = None,
+    parts: int = 1,
 ) -> Tree:
-    """The updates with the code of training, on the columns and the share of each batch that are this process's."""
+    """The updates with the code of training, on the columns and the share of each batch that are this process's.
+
+    parts: that this share is taken in, one after the other.
+    """
     # A compiler that fails would leave the plain form to be compared, without a word.
     warnings.simplefilter("error", NotCompiledWarning)
     replicas, replica = (1, 0) if replica_group is None else (replica_group.size(), dist.get_rank(replica_group))
@@ -220,7 +224,17 @@ def run(
             "test sums": step.test(first),
         }
     for update in range(case.updates):
-        out[f"{update} sums"] = step.train(_batch(draw(case, update), rows), schedule.rates(update))
+        each = (rows.stop - rows.start) // parts
+        sums = [
+            step.train(
+                _batch(draw(case, update), slice(rows.start + part * each, rows.start + (part + 1) * each)),
+                schedule.rates(update),
+                part=part,
+                parts=parts,
+            )
+            for part in range(parts)
+        ]
+        out[f"{update} sums"] = torch.stack(sums).sum(dim=0)
         for layer, kind, parameter in model.parameter_layers():
             assert parameter.grad is not None
             out[f"{update} {layer} {kind} gradient"] = parameter.grad.clone()
@@ -298,7 +312,7 @@ def run_columns(rank: int, names: list[str]) -> dict[str, tuple[Tree, int]]:
     return out
 
 
-def run_replicas(rank: int, name: str) -> Tree:
+def run_replicas(rank: int, name: str, parts: int = 1) -> Tree:
     """One of 2 x 2 processes: two replicas, each of two columns."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "column"))
     return run(
@@ -307,6 +321,7 @@ def run_replicas(rank: int, name: str) -> Tree:
         columns=1,
         exchange=ColumnExchange(mesh.get_group("column")),
         replica_group=mesh.get_group("replica"),
+        parts=parts,
     )
 
 

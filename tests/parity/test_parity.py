@@ -43,9 +43,14 @@ def test_floats_sent_are_those_of_the_layer_table(two_columns: list[dict[str, tu
     assert [rank["original in the small"][1] for rank in two_columns] == [IMAGES * per_image] * 2
 
 
-@pytest.mark.parametrize("case", ["complete", "as trained"])
-def test_two_replicas_of_two_columns_with_half_the_batch_each(case: str) -> None:
-    ranks = run_ranks(run_replicas, 4, case)
+def test_a_batch_in_parts_is_the_same_batch() -> None:
+    """What a replica does for others that are missing."""
+    assert_same(run(CASES["complete"], parts=2), expected("complete"))
+
+
+@pytest.mark.parametrize(("case", "parts"), [("complete", 1), ("complete", 2), ("as trained", 1)])
+def test_two_replicas_of_two_columns_with_half_the_batch_each(case: str, parts: int) -> None:
+    ranks = run_ranks(run_replicas, 4, case, parts)
     first, second = joined(ranks[:2]), joined(ranks[2:])
     whole: Tree = {}
     for name, tensor in first.items():

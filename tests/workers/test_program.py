@@ -14,7 +14,7 @@ from configs.loader import load
 from configs.schema import Config
 from tests.workers import by_hand
 from workers.data.order import Order
-from workers.program import Item, Program
+from workers.program import Item, Program, Request
 
 
 def programs(**settings: Any) -> list[Program]:
@@ -185,3 +185,30 @@ def test_a_run_that_is_beyond_its_end_has_nothing_left() -> None:
 def test_evaluation_alone_is_the_evaluation_of_the_run() -> None:
     program = Program.of(config(steps=7, epochs=None), train_rows=15, validation_rows=300, replica=0)
     assert list(program.evaluation(7)) == [item for item in all_items(program) if item.step == 7][1:]
+
+
+@given(settings_of_runs(), st.integers(1, 4))
+def test_fewer_replicas_take_the_parts_of_all(settings: dict[str, Any], parts: int) -> None:
+    """In the same order, and with the same images in each part."""
+    many = dict(settings, replicas=settings["replicas"] * parts, batch_size=settings["batch_size"] * parts)
+    few = dict(many, replicas=settings["replicas"])
+    wanted: dict[int, list[Request]] = {}
+    for program in programs(**many):
+        for item in all_items(program):
+            if item.request.split == "train":
+                wanted.setdefault(item.step, []).append(item.request)
+    found: dict[int, list[Request]] = {}
+    for program in programs(**few, parts=parts):
+        for item in all_items(program):
+            if item.request.split == "train":
+                found.setdefault(item.step, []).append(item.request)
+                assert (item.begins_step, item.ends_step) == (item.part == 0, item.part == parts - 1)
+    assert found == wanted
+
+
+def test_replicas_in_the_mesh_count_not_those_in_the_config() -> None:
+    config = load("original.yaml", ["cluster.replicas=4"])
+    program = Program.of(config, train_rows=1280, validation_rows=10, replica=1, replicas=2)
+    assert (program.replicas, program.parts) == (2, 2)
+    first = next(program.items(step=0, evaluated=True))
+    assert (first.request.start, first.request.count) == (64, 32)

@@ -64,7 +64,11 @@ def _weighted(pixels: NDArray[np.generic], touched: NDArray[np.int64], weights: 
     # In one type throughout, and in memory that stays in the cache: NumPy is many times faster so.
     step = max(1, BLOCK_ROWS * len(touched) // len(pixels))
     for start in range(0, len(touched), step):
-        sums, numbers, shares = total[start : start + step], touched[start : start + step], weights[start : start + step]
+        sums, numbers, shares = (
+            total[start : start + step],
+            touched[start : start + step],
+            weights[start : start + step],
+        )
         first = numbers.min()
         rows = np.ascontiguousarray(pixels[first : numbers.max() + 1], np.float32).reshape(-1, width * colours)
         part = np.empty_like(sums)

@@ -1,0 +1,181 @@
+"""A run as attempts: each begins at the newest checkpoint with new actors, until the program is done or the budget is spent.
+
+After a failure, in this order:
+ 1. who and why, and what can be seen of it, is written down while the actors are still there (`diagnosis.py`);
+ 2. all actors of the attempt are killed: a process that waits in a collective for one that is gone can do nothing else;
+ 3. the budget says whether to try again (`recovery.py`);
+ 4. it is waited until the cluster has room, for the whole mesh or, if `fault.elastic`, for a smaller one;
+ 5. the next attempt starts from the newest checkpoint.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cluster.capacity import replicas_that_fit
+from cluster.console import RunConsole, clock
+from cluster.diagnosis import diagnose
+from cluster.failures import NoRoomError, RunFailed
+from cluster.group import WorkerGroup
+from cluster.outcomes import Failure, Finished, GiveUp, Outcome, Stopped
+from cluster.plan import Plan
+from cluster.recovery import Budget
+from cluster.run_folder import RunFolder
+from cluster.signals import StopSignals
+from cluster.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from workers.checkpoint import Checkpoint
+
+LOOK_SECONDS = 0.5
+"""How often it is looked whether there is room."""
+SETTLE_SECONDS = 5.0
+"""What the last attempt held comes back within this time; before it an elastic run takes no fewer replicas."""
+WAITING_SECONDS = 30.0
+"""How often people are told that there is no room yet."""
+
+
+class Attempts:
+    """All attempts of one command at one run."""
+
+    def __init__(self, run: RunFolder, plan: Plan, signals: StopSignals, console: RunConsole) -> None:
+        self.run, self.signals, self.console = run, signals, console
+        self.plan = replace(plan, mesh=replace(plan.mesh, replicas=plan.config.cluster.replicas))
+        """With all replicas; an attempt may have fewer."""
+        self.number = run.attempts()
+        self.failures: list[str] = []
+        self.feed_counts: list[dict[str, Any]] = []
+        self._budget = Budget(plan.config.fault)
+
+    def train(self, start: "Checkpoint | None") -> Finished | Stopped:
+        """Go on from `start` to the end of the program, or until a signal asks for a stop.
+
+        Raises RunFailed, with the cause, if a failure is more than the budget allows, UserError for wrong input, Interrupted.
+        """
+        plan = self._shape(first=True)
+        while True:
+            self.number += 1
+            self._budget.progressed(start.step if start else None)
+            outcome = self._attempt(plan, start)
+            if isinstance(outcome, Finished) or (isinstance(outcome, Stopped) and outcome.why == "signal"):
+                return outcome
+            if isinstance(outcome, Stopped):
+                self.console.message(f"stopped after step {outcome.step:,}, because {outcome.about}; starting again")
+            start = self.run.latest()
+            if isinstance(outcome, Failure):
+                self._settle(outcome, start)
+            plan = self._shape(first=False)
+
+    def _attempt(self, plan: Plan, start: "Checkpoint | None") -> Outcome:
+        run, console = self.run, self.console
+        replicas = plan.mesh.replicas
+        run.write_log(
+            {
+                "kind": "attempt",
+                "number": self.number,
+                "step": start.step if start else 0,
+                "replicas": replicas,
+            }
+        )
+        if start:
+            console.message(f"continuing from {start.folder}")
+        if plan.program().parts > 1:
+            console.message(
+                f"{replicas} of {self.plan.mesh.replicas} replicas: each takes {plan.program().parts} parts of a batch in turn"
+            )
+        try:
+            with WorkerGroup(plan, attempt=self.number) as group:
+                outcome = self._watch(group, start)
+        except NoRoomError as error:
+            if not self.failures:
+                raise
+            outcome = Failure(kind="no room", what=str(error))
+            self._tell(outcome)
+        except RunFailed as error:  # an actor that died while the others started
+            outcome = Failure(kind="death", what=str(error))
+            self._tell(outcome)
+        return outcome
+
+    def _watch(self, group: WorkerGroup, start: "Checkpoint | None") -> Outcome:
+        console = self.console
+        for about in group.about:
+            console.message(f"{about['name']}: pid {about['pid']} on {about['node']}, {about['device']}")
+        for name, pid in group.data_pids.items():
+            console.message(f"{name}: pid {pid}")
+        self.signals.gentle = True
+        supervisor = Supervisor(group, self.signals, self._report, console.message, self._room_for_more(group.plan))
+        try:
+            outcome = supervisor.watch(group.train(self.run.checkpoints, start))
+        finally:
+            self.signals.gentle = False
+        self.feed_counts = supervisor.feed_counts
+        if isinstance(outcome, Failure):
+            self._tell(outcome)
+            folder = self.run.path / "diagnosis" / f"attempt-{self.number}"
+            diagnose(folder, outcome, group, supervisor.watchdog.describe())
+            console.message(f"what could be seen of it is in {folder}")
+        return outcome
+
+    def _tell(self, failure: Failure) -> None:
+        """As soon as it is noticed."""
+        self.console.message(failure.what)
+        last = self.console.last_train
+        step = last["step"] if last else 0
+        self.run.write_log(
+            {"kind": "failure", "number": self.number, "step": step, "cause": failure.kind, "what": failure.what}
+        )
+
+    def _report(self, report: dict[str, Any]) -> None:
+        self.run.write_log(report)
+        self.console.report(report)
+
+    def _settle(self, failure: Failure, start: "Checkpoint | None") -> None:
+        """Go on or not. Raises RunFailed if the budget is spent."""
+        self.failures.append(failure.what)
+        self._budget.progressed(start.step if start else None)
+        decision = self._budget.decide(failure)
+        if isinstance(decision, GiveUp):
+            raise RunFailed(f"{failure.what}. No other attempt is made: {decision.why}")
+        self.console.message(f"trying again: {decision.why}")
+        time.sleep(decision.after_seconds)  # a stop signal raises Interrupted out of it
+
+    def _shape(self, *, first: bool) -> Plan:
+        """The plan with as many replicas as there is room for; waits for room, but not before the first attempt."""
+        wanted, fault = self.plan.mesh.replicas, self.plan.config.fault
+        began, told = time.monotonic(), time.monotonic()
+        while True:
+            fits = replicas_that_fit(self.plan)
+            waited = time.monotonic() - began
+            if fits == wanted or (first and not fault.elastic):
+                return self.plan
+            if fault.elastic and fits and waited > SETTLE_SECONDS:
+                return self._with(fits)
+            if first and waited > SETTLE_SECONDS:
+                return self.plan  # the worker group says what is missing
+            if waited > fault.rejoin_timeout_seconds:
+                raise RunFailed(
+                    f"for {clock(waited)} there has been no room for the run in the cluster (fault.rejoin_timeout_seconds); "
+                    "bring nodes back, or set fault.elastic=true to go on with fewer replicas"
+                )
+            if time.monotonic() - told > WAITING_SECONDS:
+                told = time.monotonic()
+                self.console.message(
+                    f"waiting for room for {wanted} replica(s) since {clock(waited)}; there is some for {fits}"
+                )
+            time.sleep(LOOK_SECONDS)
+
+    def _with(self, replicas: int) -> Plan:
+        return replace(self.plan, mesh=replace(self.plan.mesh, replicas=replicas))
+
+    def _room_for_more(self, plan: Plan) -> Callable[[], str | None]:
+        """What the supervisor asks after a checkpoint: whether to stop and begin with more replicas, and why."""
+
+        def ask() -> str | None:
+            now = plan.mesh.replicas
+            if not plan.config.fault.elastic or now == self.plan.mesh.replicas:
+                return None
+            fits = replicas_that_fit(self.plan, held=now)
+            return f"there is room for {fits} replicas instead of {now}" if fits > now else None
+
+        return ask

@@ -1,0 +1,69 @@
+"""A hang is told from work by the time that nothing moves; who hangs, by who does not answer."""
+
+import time
+
+import pytest
+
+from cluster.watchdog import Watchdog
+from configs.loader import load
+from workers.progress import Progress, ProgressTeller
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def watchdog() -> Watchdog:
+    config = load(None, ["fault.hang_timeout_seconds=10", "cluster.collective_timeout_seconds=50"])
+    return Watchdog(config, ["column r0 c0", "column r0 c1"])
+
+
+def at(number: int, *, patient: bool = False, doing: str = "computing step 7") -> Progress:
+    return Progress(number=number, doing=doing, patient=patient)
+
+
+def test_no_hang_while_any_rank_moves(clock: list[float]) -> None:
+    dog = watchdog()
+    for number in range(20):
+        clock[0] += 9
+        dog.heard(0, at(number))
+        dog.heard(1, at(3))
+        assert dog.hang() is None
+
+
+def test_a_hang_names_the_one_that_does_not_answer(clock: list[float]) -> None:
+    dog = watchdog()
+    dog.heard(0, at(5))
+    dog.heard(1, at(5, doing="waiting for the data of step 7"))
+    for _ in range(10):
+        clock[0] += 1
+        dog.heard(0, at(5))
+        assert dog.hang() is None
+    clock[0] += 1
+    said = dog.hang()
+    assert said is not None
+    assert said.startswith("no column has made progress for 11 s: column r0 c1 has not answered for 11 s")
+    assert "it was waiting for the data of step 7" in said
+    assert said.endswith("column r0 c0 is computing step 7")
+
+
+def test_first_steps_and_checkpoints_have_more_time(clock: list[float]) -> None:
+    dog = watchdog()
+    dog.heard(0, at(1, patient=True))
+    dog.heard(1, at(1))
+    clock[0] += 49
+    assert dog.hang() is None
+    clock[0] += 2
+    assert dog.hang() is not None
+
+
+def test_progress_says_what_is_done_and_since_when(clock: list[float]) -> None:
+    teller = ProgressTeller()
+    assert teller.read() == Progress(number=0, doing="starting", seconds=0.0, patient=True)
+    clock[0] += 3
+    teller.begin("computing step 1")
+    clock[0] += 2
+    assert teller.read() == Progress(number=1, doing="computing step 1", seconds=2.0, patient=False)
