@@ -11,6 +11,7 @@ After a failure, in this order:
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from cluster.capacity import replicas_that_fit
@@ -28,6 +29,8 @@ from cluster.supervisor import Supervisor
 if TYPE_CHECKING:
     from workers.checkpoint import Checkpoint
 
+SEEING_SECONDS = 5.0
+"""How long the end of a run waits for what is still being written down of a failure."""
 LOOK_SECONDS = 0.5
 """How often it is looked whether there is room."""
 SETTLE_SECONDS = 5.0
@@ -47,12 +50,20 @@ class Attempts:
         self.failures: list[str] = []
         self.feed_counts: list[dict[str, Any]] = []
         self._budget = Budget(plan.config.fault)
+        self._seeing: list[Thread] = []
 
     def train(self, start: "Checkpoint | None") -> Finished | Stopped:
         """Go on from `start` to the end of the program, or until a signal asks for a stop.
 
         Raises RunFailed, with the cause, if a failure is more than the budget allows, UserError for wrong input, Interrupted.
         """
+        try:
+            return self._train(start)
+        finally:
+            for thread in self._seeing:
+                thread.join(SEEING_SECONDS)
+
+    def _train(self, start: "Checkpoint | None") -> Finished | Stopped:
         plan = self._shape(first=True)
         while True:
             self.number += 1
@@ -113,8 +124,8 @@ class Attempts:
         if isinstance(outcome, Failure):
             self._tell(outcome)
             folder = self.run.path / "diagnosis" / f"attempt-{self.number}"
-            diagnose(folder, outcome, group, supervisor.watchdog.describe())
-            console.message(f"what could be seen of it is in {folder}")
+            self._seeing.append(diagnose(folder, outcome, group, supervisor.watchdog.describe()))
+            console.message(f"what can be seen of it will be in {folder}")
         return outcome
 
     def _tell(self, failure: Failure) -> None:

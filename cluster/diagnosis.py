@@ -9,8 +9,8 @@ One folder per attempt, `diagnosis/attempt-3` in the run's folder:
 """
 
 import contextlib
-import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import ray
@@ -19,30 +19,45 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.group import WorkerGroup
 from cluster.outcomes import Failure
 
-DEATH_SECONDS = 2.0
-"""How long a dead actor's neighbours are looked at: a new attempt waits for it."""
-HANG_SECONDS = 20.0
+NODE_SECONDS = 20.0
+"""How long a node may take to answer; after a hang the others wait for it."""
+ACTOR_SECONDS = 1.0
+"""And an actor, which may be stopped, when all nodes have answered."""
 
 
-def diagnose(folder: Path, failure: Failure, group: WorkerGroup, where: str) -> None:
+def diagnose(folder: Path, failure: Failure, group: WorkerGroup, where: str) -> Thread:
     """Write down what can be had within seconds. A folder that cannot be written is no reason not to go on.
 
-    where: each rank was when last heard. Nodes and actors that do not answer are left out.
+    where: each rank was when last heard. Nodes and actors that do not answer are left out. After a hang this returns when all is
+    seen; after a death, which leaves nothing to see but logs, at once, and the returned thread goes on.
     """
-    end = time.monotonic() + (HANG_SECONDS if failure.kind == "hang" else DEATH_SECONDS)
-    files = {"what.txt": f"{failure.kind}: {failure.what}\nranks: {where}\nfailure: {failure}\n"}
-    asked = _ask_nodes(group, stacks=failure.kind == "hang")
-    if failure.kind == "hang":
-        asked |= {f"collectives-{rank}.json": column.collectives.remote() for rank, column in enumerate(group.columns)}
-    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=max(0.0, end - time.monotonic()))
-    for name, reference in asked.items():
-        if reference not in ready:
-            continue
-        with contextlib.suppress(Exception):  # an actor or node that is gone has no more to say
-            told = ray.get(reference)
-            files |= (
-                {f"{name}-{what}.txt": text for what, text in told.items()} if isinstance(told, dict) else {name: told}
-            )
+    _write(folder, {"what.txt": f"{failure.kind}: {failure.what}\nranks: {where}\nfailure: {failure}\n"})
+    hung = failure.kind == "hang"
+    nodes = _ask_nodes(group, stacks=hung)
+    ranks = {
+        f"collectives-{rank}.json": column.collectives.remote() for rank, column in enumerate(group.columns) if hung
+    }
+    thread = Thread(target=_collect, args=(folder, nodes, ranks), name="diagnosis", daemon=True)
+    thread.start()
+    if hung:
+        thread.join()
+    return thread
+
+
+def _collect(folder: Path, nodes: dict[str, Any], ranks: dict[str, Any]) -> None:
+    for asked, seconds in ((nodes, NODE_SECONDS), (ranks, ACTOR_SECONDS)):
+        ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds) if asked else ([], [])
+        for name, reference in asked.items():
+            if reference in ready:
+                with contextlib.suppress(Exception):  # an actor or node that is gone has no more to say
+                    told = ray.get(reference)
+                    _write(
+                        folder,
+                        {f"{name}-{what}.txt": text for what, text in told.items()} if asked is nodes else {name: told},
+                    )
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -70,16 +85,17 @@ def _look(pids: list[int], stacks: bool) -> dict[str, str]:
     logs = Path(internals._global_node.get_logs_dir_path())
     found = {"logs": "", "stacks": "", "gpus": _output("nvidia-smi") or ""}
     for pid in pids:
-        for log in sorted(logs.glob(f"worker-*-{pid}.*")):
+        # What the actor printed, and what Ray's part of its process noted.
+        for log in sorted([*logs.glob(f"worker-*-{pid}.*"), *logs.glob(f"python-core-worker-*_{pid}.log")]):
             with contextlib.suppress(OSError):
                 text = log.read_text(encoding="utf-8", errors="replace")
                 found["logs"] += f"== pid {pid}, {log.name}\n{text[-20_000:]}\n" if text else ""
         if stacks:
-            # Without stopping the process, which may be stopped already.
-            found["stacks"] += f"== pid {pid}, {_state(pid)}\n"
-            found["stacks"] += (
-                _output("py-spy", "dump", "--nonblocking", "--pid", str(pid)) or "no stacks: is py-spy there?\n"
-            )
+            state = _state(pid)
+            # py-spy stops the process while it looks; it would wait for ever for one that is stopped already.
+            how = ["--nonblocking"] if "stopped" in state else []
+            stacks_of = _output("py-spy", "dump", *how, "--pid", str(pid)) or "no stacks: is py-spy there?\n"
+            found["stacks"] += f"== pid {pid}, {state}\n{stacks_of}"
     return found
 
 

@@ -30,7 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint", metavar="FOLDER", help="one of the run's checkpoints (default: the newest)")
     parser.add_argument("--json", metavar="FILE", help="write the errors to this file as well")
-    parser.add_argument("--address", metavar="ADDRESS", help="join a running Ray cluster: auto, or host:port")
+    parser.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="join a running Ray cluster: auto, or host:port (default: RAY_ADDRESS, if set)",
+    )
     args = parser.parse_intermixed_args(argv)
 
     from cluster.entry import run_entry

@@ -11,7 +11,7 @@ from cluster.dataset import dataset_size, verify
 from cluster.failures import RunFailed
 from cluster.outcomes import Failure, Stopped
 from cluster.plan import local_cpus, local_gpus, make_plan
-from cluster.ray_session import ray_session
+from cluster.ray_session import cluster_address, ray_session
 from cluster.signals import StopSignals
 from configs.errors import UserError
 from configs.loader import load
@@ -43,6 +43,7 @@ def run_evaluation(
     config = load(config_file, settings)
     # A short job: its dashboard would take longer to start than the job runs.
     config = replace(config, cluster=replace(config.cluster, dashboard=False))
+    address = cluster_address(address)
     plan = make_plan(config, local_gpus(), dataset_size(config))
     if plan.dataset is None or plan.dataset.drawn_first:
         raise UserError(f"no data set at {config.data.path}; set data.path to where it is")

@@ -13,7 +13,7 @@ from cluster.console import progress
 from cluster.entry import run_entry
 from cluster.ingest import NAMED_BAD_IMAGES, check_output, prepare
 from cluster.options import checksum, location, number
-from cluster.ray_session import ray_session
+from cluster.ray_session import cluster_address, ray_session
 from cluster.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def _run(args: argparse.Namespace) -> int:
         source = _source(args)
         for note in source.notes:
             print(f"note: {note}", file=sys.stderr)
-        with ray_session(args.address, num_cpus=args.workers, object_store_bytes=OBJECT_STORE_BYTES) as ray:
+        with ray_session(
+            cluster_address(args.address), num_cpus=args.workers, object_store_bytes=OBJECT_STORE_BYTES
+        ) as ray:
             started = time.monotonic()
             with progress("preparing", unit="images") as on_progress:
                 manifest = prepare(

@@ -15,6 +15,13 @@ from typing import Any
 from configs.errors import UserError
 
 
+def cluster_address(given: str | None) -> str | None:
+    """The cluster to join: what --address says, or RAY_ADDRESS, which is set in a Ray job; None to start a private Ray."""
+    from_environment = os.environ.get("RAY_ADDRESS", "")
+    # The commands of `ray job` take their address, with http://, from the same variable.
+    return given or (from_environment if from_environment and "://" not in from_environment else None)
+
+
 @contextlib.contextmanager
 def ray_session(
     address: str | None,

@@ -28,7 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", nargs="?", help="YAML file or name of a built-in config (default: demo.yaml)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that differ from the file's")
     parser.add_argument("--plan", action="store_true", help="print what would run, and stop; needs no Ray")
-    parser.add_argument("--address", metavar="ADDRESS", help="join a running Ray cluster: auto, or host:port")
+    parser.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="join a running Ray cluster: auto, or host:port (default: RAY_ADDRESS, if set)",
+    )
     args = parser.parse_intermixed_args(argv)
     config, settings = args.config, args.settings
     if config is not None and "=" in config:

@@ -8,7 +8,7 @@ from cluster.console import RunConsole, clock, errors_table, print_plan
 from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
 from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
-from cluster.ray_session import ray_session
+from cluster.ray_session import cluster_address, ray_session
 from cluster.run_folder import RunFolder
 from cluster.signals import StopSignals
 from configs.errors import UserError
@@ -23,7 +23,7 @@ def run_training(config_path: str | None, settings: Iterable[str], *, plan_only:
 
     Raises UserError for wrong input, RunFailed if the run could not go on, Interrupted if it was stopped at once.
     """
-    config = load(config_path, settings)
+    config, address = load(config_path, settings), cluster_address(address)
     plan = make_plan(config, local_gpus(), dataset_size(config))
     if plan_only:
         print_plan(describe(plan))

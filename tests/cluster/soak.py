@@ -1,0 +1,135 @@
+"""A soak: a run on a cluster of three nodes on this machine, with a random kill now and then; it must end as if nothing had been.
+
+    python -m tests.cluster.soak --minutes 30 --folder /tmp/soak
+
+First an undisturbed run, then the same one while columns, data workers and nodes (their raylets) are killed, each after 20 to 60
+seconds. Prints counts of each fault and what was left over; exit code 1 if weights differ or anything is left.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.cluster.runs import SMALL, Run, alive
+
+NODE = {"num_cpus": 3, "node_ip_address": "127.0.0.1", "object_store_memory": 200 * 2**20}
+
+
+class Disturber:
+    """Kills at random; a node that it killed comes back at once."""
+
+    def __init__(self, cluster: Cluster, run: Run, seed: int) -> None:
+        self.cluster, self.run, self.random = cluster, run, random.Random(seed)
+        self.nodes = [cluster.add_node(**NODE) for _ in range(2)]
+        self.counts: Counter[str] = Counter()
+
+    def disturb(self) -> None:
+        what = self.random.choice(["column", "data worker", "raylet"])
+        if what == "raylet":
+            victim = self.nodes.pop(self.random.randrange(len(self.nodes)))
+            self.cluster.remove_node(victim, allow_graceful=False)
+            self.nodes.append(self.cluster.add_node(**NODE))
+        else:
+            name = "data worker r0 #0" if what == "data worker" else f"column r0 c{self.random.randrange(2)}"
+            pids = [
+                line.split("pid ")[1].split()[0]
+                for line in self.run.text.splitlines()
+                if line.startswith(f"{name}: pid ")
+            ]
+            try:
+                os.kill(int(pids[-1]), signal.SIGKILL)
+            except (ProcessLookupError, IndexError):
+                what = "nobody (it was dead already)"
+        self.counts[what] += 1
+        print(f"{time.strftime('%H:%M:%S')} step {self.run.last_step()}: killed {what}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m tests.cluster.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--folder", type=Path, required=True, help="new, for runs and data")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True)
+    segments = set(os.listdir("/dev/shm"))
+    settings = (
+        f"train.steps={args.steps}",
+        "train.evaluate_every_epochs=50",
+        "checkpoint.every_steps=50",
+        "train.report_every_steps=10",
+    )
+    settings += ("fault.backoff_seconds=1", "fault.hang_timeout_seconds=60")
+    began = time.monotonic()
+    quiet = Run(args.folder, "quiet", *settings)
+    if quiet.finish(7200):
+        print(quiet.text)
+        return 1
+    print(f"undisturbed: {args.steps} steps in {time.monotonic() - began:.0f} s", flush=True)
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+    try:
+        disturbed, counts = _disturbed(args, cluster, settings)
+        left = _left(cluster)
+    finally:
+        cluster.shutdown()
+    left += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - segments]
+    left += [str(path) for path in disturbed.folder.rglob("*") if path.name.endswith((".tmp", ".part"))]
+    same = disturbed.weights() == quiet.weights()
+    entries = [json.loads(line) for line in (disturbed.folder / "log.jsonl").read_text().splitlines()]
+    attempts = sum(entry["kind"] == "attempt" for entry in entries)
+    print(f"faults: {dict(counts)}; attempts: {attempts}; left over: {left or 'nothing'}; weights equal: {same}")
+    return 0 if same and not left else 1
+
+
+def _disturbed(args: argparse.Namespace, cluster: Cluster, settings: tuple[str, ...]) -> tuple[Run, Counter[str]]:
+    end, again = time.monotonic() + args.minutes * 60, 0
+    run = Run(
+        args.folder, "disturbed", arguments=(str(SMALL), "name=disturbed", "--address", cluster.address, *settings)
+    )
+    disturber = Disturber(cluster, run, args.seed)
+    while time.monotonic() < end:
+        due = time.monotonic() + disturber.random.uniform(20, 60)
+        while time.monotonic() < min(due, end) and run.process.poll() is None:
+            time.sleep(0.2)
+        if run.process.poll() is not None:
+            print(f"ended with {run.process.returncode} after {again} restarts of the command")
+            break
+        disturber.disturb()
+    processes = run.descendants() if run.process.poll() is None else []
+    code = run.finish(3600)
+    print(run.text[-2000:])
+    assert code == 0, f"the disturbed run ended with {code}"
+    assert not alive(processes)
+    return run, disturber.counts
+
+
+def _left(cluster: Cluster) -> list[str]:
+    """Placement groups and actors that are still there."""
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        from ray.util import placement_group_table
+
+        groups = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+        free, there = ray.available_resources().get("CPU"), ray.cluster_resources().get("CPU")
+        return [f"placement group {group}" for group in groups] + (
+            [] if free == there else [f"CPUs: {free} of {there} free"]
+        )
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
