@@ -80,7 +80,7 @@ def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder:
     columns = [psutil.Process(about["pid"]) for about in group.about]
     at_start = [_peak_rss(process) for process in columns]
     with _sampled(ray, peaks):
-        Supervisor(group, signals, on_report, print).watch(group.train(folder / "checkpoints", None))
+        Supervisor(group, signals, on_report, print).watch(group.train(str(folder / "checkpoints"), None))
     print()
     trained = [report for report in reports if report["kind"] == "train" and report["step"] > WARM_UP_STEPS]
     edges = {report["step"] for report in trained if (report["step"] - 1) % STEPS_PER_EPOCH == 0}
