@@ -203,10 +203,9 @@ class RemoteStore(CheckpointStore):
             yield path
 
     def check(self, folder: str, entry: Mapping[str, Any], on_bytes: OnBytes) -> None:
-        with open(os.devnull, "wb") as nowhere:
-            self._copy(folder, entry, nowhere, on_bytes)
+        self._copy(folder, entry, None, on_bytes)
 
-    def _copy(self, folder: str, entry: Mapping[str, Any], into: BinaryIO, on_bytes: OnBytes) -> None:
+    def _copy(self, folder: str, entry: Mapping[str, Any], into: BinaryIO | None, on_bytes: OnBytes) -> None:
         file = _file_of(entry)
         size = self.tree().get(folder, {}).get(file)
         if size is None:
@@ -218,12 +217,15 @@ class RemoteStore(CheckpointStore):
 
 def open_store(place: str) -> CheckpointStore:
     """The store at a folder or URL. Raises UserError if it is no URL that can be used."""
+    place = without_scheme(place)
     if not is_url(place):
         return FolderStore(Path(place))
-    parts = urlsplit(place)
-    if parts.scheme == "file":  # a folder like any other, and written to as carefully
-        return FolderStore(Path(unquote(parts.path)))
     return RemoteStore(Remote.at(place, if_missing="was it removed? `checkpoint.folder` says where checkpoints lie"))
+
+
+def without_scheme(url: str) -> str:
+    """file:///folder is a folder like any other, and written to as carefully; other URLs are given back as they are."""
+    return unquote(urlsplit(url).path) if url.startswith("file://") else url
 
 
 def place_of(config: Config, run: Path) -> str:
@@ -231,6 +233,7 @@ def place_of(config: Config, run: Path) -> str:
     folder = config.checkpoint.folder
     if folder is None:
         return str((run / "checkpoints").resolve())
+    folder = without_scheme(folder)
     if not is_url(folder):
         return str((Path(folder).expanduser() / config.name).resolve())
     parts = urlsplit(folder)

@@ -12,7 +12,7 @@ from configs.loader import parse
 from configs.schema import Config
 from workers.checkpoint import VERSION, Checkpoint, load
 from workers.checkpoint_list import newest_whole
-from workers.checkpoint_store import STATE, open_store, place_of
+from workers.checkpoint_store import STATE, open_store, place_of, without_scheme
 from workers.data.storage import is_url
 
 
@@ -92,6 +92,7 @@ def config_of(checkpoint: Checkpoint) -> Config:
 
 def _split(where: str) -> tuple[str, str]:
     """Place, and name of the folder there; what follows a `?` in a URL belongs to the place."""
+    where = without_scheme(where)
     if not is_url(where):
         folder = Path(where).resolve()
         return str(folder.parent), folder.name

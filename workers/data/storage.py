@@ -116,8 +116,8 @@ class Remote:
 
         return self._tried("", "listed", once)
 
-    def copy(self, file: str, into: BinaryIO, on_bytes: Callable[[int], None] | None = None) -> tuple[int, str]:
-        """Copy a file into an open one, from its start; returns its bytes and SHA-256.
+    def copy(self, file: str, into: BinaryIO | None, on_bytes: Callable[[int], None] | None = None) -> tuple[int, str]:
+        """Copy a file into an open one, from its start, or nowhere; returns its bytes and SHA-256.
 
         on_bytes: called with the number of bytes of each piece. Raises OSError if this disk refuses.
         """
@@ -175,15 +175,19 @@ class Remote:
 
         self._tried(file, "moved", once)
 
-    def _copied(self, file: str, into: BinaryIO, on_bytes: Callable[[int], None] | None = None) -> tuple[int, str]:
+    def _copied(
+        self, file: str, into: BinaryIO | None, on_bytes: Callable[[int], None] | None = None
+    ) -> tuple[int, str]:
         """Bytes and SHA-256 of what was copied."""
         digest, size = hashlib.sha256(), 0
-        into.seek(0)
-        into.truncate()
+        if into:
+            into.seek(0)
+            into.truncate()
         with self._filesystem.open_input_stream(self._path(file)) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 digest.update(chunk)
-                _write(into, chunk)
+                if into:
+                    _write(into, chunk)
                 size += len(chunk)
                 if on_bytes:
                     on_bytes(len(chunk))
