@@ -73,7 +73,7 @@ class Attempts:
                 return outcome
             if isinstance(outcome, Stopped):
                 self.console.message(f"stopped after step {outcome.step:,}, because {outcome.about}; starting again")
-            start = self.run.latest()
+            start = self.run.to_go_on_from(self.console.message)
             if isinstance(outcome, Failure):
                 self._settle(outcome, start)
             plan = self._shape(first=False)

@@ -8,7 +8,7 @@ examples:
   python -m cluster.evaluate runs/demo                        the newest checkpoint of a run
   python -m cluster.evaluate runs/demo --views 10             four corners, the centre, and their mirror images
   python -m cluster.evaluate runs/demo --json errors.json     the errors as JSON too
-  python -m cluster.evaluate runs/demo --checkpoint runs/demo/checkpoints/step-00000500
+  python -m cluster.evaluate runs/demo --checkpoint runs/demo/checkpoints/step-00000500-a1
   python -m cluster.evaluate runs/demo data.path=data/other cluster.device=cpu
 
 exit codes: 0 done, 1 failed, 2 wrong input, 130 or 143 stopped by a signal
@@ -28,7 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--views", type=int, choices=[1, 10], default=1, help="of each image; probabilities are averaged (default 1)"
     )
-    parser.add_argument("--checkpoint", metavar="FOLDER", help="one of the run's checkpoints (default: the newest)")
+    parser.add_argument(
+        "--checkpoint", metavar="FOLDER", help="one checkpoint, by folder or URL (default: the run's newest)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the errors to this file as well")
     parser.add_argument(
         "--address",

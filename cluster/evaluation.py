@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.console import RunConsole, errors_table, print_plan
+from cluster.console import RunConsole, errors_table, print_plan, progress
 from cluster.dataset import dataset_size, verify
 from cluster.failures import RunFailed
 from cluster.outcomes import Failure, Stopped
@@ -15,6 +15,7 @@ from cluster.ray_session import cluster_address, ray_session
 from cluster.signals import StopSignals
 from configs.errors import UserError
 from configs.loader import load
+from configs.schema import Config
 
 if TYPE_CHECKING:
     from workers.checkpoint import Checkpoint
@@ -47,7 +48,7 @@ def run_evaluation(
     plan = make_plan(config, local_gpus(), dataset_size(config))
     if plan.dataset is None or plan.dataset.drawn_first:
         raise UserError(f"no data set at {config.data.path}; set data.path to where it is")
-    start = _checkpoint(folder, config_file.parent / "checkpoints", checkpoint)
+    start = _checkpoint(config, Path(folder), checkpoint)
     with StopSignals() as signals:
         verify(config)
         with ray_session(
@@ -78,25 +79,21 @@ def run_evaluation(
     what = "centre view" if views == 1 else "ten views"
     result: dict[str, Any] = outcome.results[0]
     errors_table([(f"validation, {what}, after step {start.step:,}", result["errors"])])
-    print_plan([("checkpoint", str(start.folder)), ("data", config.data.path)])
+    print_plan([("checkpoint", start.folder), ("data", config.data.path)])
     if json_file is not None:
         try:
             Path(json_file).write_text(
-                json.dumps({"checkpoint": str(start.folder), "views": views, **result["errors"]}, indent=1)
+                json.dumps({"checkpoint": start.folder, "views": views, **result["errors"]}, indent=1)
             )
         except OSError as error:
             raise UserError(f"--json {json_file} cannot be written: {error}") from None
     return 0
 
 
-def _checkpoint(run: str, root: Path, wanted: str | None) -> "Checkpoint":
-    from workers.checkpoint import committed
+def _checkpoint(config: Config, run: Path, wanted: str | None) -> "Checkpoint":
+    from workers.stored_network import checkpoint_at, newest_of_run
 
-    found = committed(root if wanted is None else Path(wanted).parent)
     if wanted is not None:
-        found = [one for one in found if one.folder.resolve() == Path(wanted).resolve()]
-    if not found:
-        raise UserError(
-            f"there is no checkpoint at {wanted or root}; train the run first: python -m cluster.train {run}/config.yaml"
-        )
-    return found[-1]
+        return checkpoint_at(wanted)
+    with progress("checking the checkpoint", scale=1e6, unit="MB") as show:
+        return newest_of_run(run, config, lambda text: print(f"note: {text}", flush=True), show)

@@ -67,11 +67,14 @@ class WorkerGroup:
     def __exit__(self, *error: object) -> None:
         self.shutdown()
 
-    def train(self, checkpoints: Path, start: Checkpoint | None) -> list[Any]:
-        """Begin or continue training; returns one reference per rank, which is ready when that rank has ended."""
+    def train(self, checkpoints: str, start: Checkpoint | None) -> list[Any]:
+        """Begin or continue training; returns one reference per rank, which is ready when that rank has ended.
+
+        checkpoints: absolute folder that all nodes see, or URL.
+        """
         self._open_feeds(start)
         return [
-            column.train.remote(self.feeds[self.plan.mesh.replica(rank)], checkpoints.resolve(), start)
+            column.train.remote(self.feeds[self.plan.mesh.replica(rank)], checkpoints, start, self.attempt)
             for rank, column in enumerate(self.columns)
         ]
 

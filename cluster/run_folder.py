@@ -2,15 +2,18 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cluster.console import progress
 from configs.errors import UserError
 from configs.loader import save, to_dict
 from configs.schema import Config
+from workers.checkpoint_store import place_of
+from workers.data.storage import is_url
 
 if TYPE_CHECKING:
     from workers.checkpoint import Checkpoint
@@ -39,7 +42,8 @@ class RunFolder:
     def __init__(self, config: Config) -> None:
         self.path = Path(config.runs_folder) / config.name
         self.config = config
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints = place_of(config, self.path)
+        """Where they lie: an absolute folder, or a URL."""
         self.log = self.path / "log.jsonl"
 
     def result(self) -> dict[str, Any] | None:
@@ -57,12 +61,7 @@ class RunFolder:
             raise UserError(
                 f"{file} is damaged ({error}); choose another name (name=...) or remove {self.path}"
             ) from None
-        then, now = _flat(before), _flat(to_dict(self.config))
-        changed = [
-            f"  {key}: {then.get(key)!r} then, {now.get(key)!r} now"
-            for key in sorted({*then, *now})
-            if then.get(key) != now.get(key) and not key.startswith(CHANGEABLE)
-        ]
+        changed = _changed(before, to_dict(self.config))
         if changed:
             raise UserError(
                 f"{self.path} holds a run with other settings:\n"
@@ -73,14 +72,21 @@ class RunFolder:
     def open(self) -> None:
         """Make the folder and write the config."""
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not is_url(self.checkpoints):
+                Path(self.checkpoints).mkdir(parents=True, exist_ok=True)
             save(self.config, self.path / "config.yaml")
         except OSError as error:
-            raise UserError(f"the run's folder {self.path} cannot be written: {error}") from None
+            raise UserError(
+                f"the run's folder {self.path}, or that of its checkpoints, cannot be written: {error}"
+            ) from None
 
     def latest(self) -> "Checkpoint | None":
-        """The newest committed checkpoint. Raises UserError if there is a damaged one."""
-        from workers.checkpoint import committed
+        """The newest committed checkpoint, by its state file alone.
+
+        Raises UserError if there are some of another version, or they lie at a URL that cannot be reached.
+        """
+        from workers.checkpoint_list import committed
 
         found = committed(self.checkpoints)
         return found[-1] if found else None
@@ -93,6 +99,33 @@ class RunFolder:
             return 0
         return max((entry["number"] for entry in map(_parsed, lines) if entry.get("kind") == "attempt"), default=0)
 
+    def to_go_on_from(self, say: Callable[[str], None]) -> "Checkpoint | None":
+        """The newest checkpoint that is whole, every byte of it read; None if the run has none yet.
+
+        Newer ones that are damaged are set aside, and told in one line each. A large one takes seconds, and shows progress.
+        Raises UserError for what a person must settle: all are damaged, or of another version, or it is another experiment's.
+        """
+        from workers.checkpoint_list import newest_whole
+
+        with progress("checking the checkpoint", scale=1e6, unit="MB") as show:
+            found = newest_whole(self.checkpoints, say, set_aside=True, progress=show)
+        changed = _changed(found.state.get("config"), to_dict(self.config), "name") if found else []
+        if found and changed:
+            raise UserError(
+                f"{found.folder} belongs to a run with other settings:\n"
+                + "\n".join(changed)
+                + f"\ngive this one another name (name={self.config.name}-2), or another checkpoint.folder"
+            )
+        return found
+
+    def newest_in_words(self) -> str:
+        """The newest checkpoint's folder, or why there is none to name."""
+        try:
+            found = self.latest()
+        except (OSError, UserError) as error:
+            return f"not known ({error})"
+        return found.folder if found else "none"
+
     def write_log(self, entry: Mapping[str, Any]) -> None:
         """`time` (seconds since 1970) is added."""
         entry = {**entry, "time": round(time.time(), 3)}
@@ -103,6 +136,18 @@ class RunFolder:
         temporary = self.path / "result.tmp"
         temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
         temporary.replace(self.path / "result.json")
+
+
+def _changed(before: Any, after: Mapping[str, Any], *also_changeable: str) -> list[str]:
+    """Lines about the settings that differ and change what is learned; none if it is not known what they were before."""
+    if not before:
+        return []
+    then, now, changeable = _flat(before), _flat(after), (*CHANGEABLE, *also_changeable)
+    return [
+        f"  {key}: {then.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted({*then, *now})
+        if then.get(key) != now.get(key) and not key.startswith(changeable)
+    ]
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
     from cluster.outcomes import Stopped
 
     run.open()
-    start = run.latest()
+    start = run.to_go_on_from(lambda text: print(f"note: {text}", flush=True))
     _check_start(run, start)
     started = time.monotonic()
     with RunConsole(plan.program().total_steps) as console:
@@ -108,12 +108,11 @@ def _summary(run: RunFolder, result: dict[str, Any]) -> None:
     if result.get("train"):
         rows.append(("training, last report", result["train"]))
     errors_table(rows)
-    checkpoint = run.latest()
     print_plan(
         [
             ("steps", f"{result['step']:,} in {clock(result['seconds'])}"),
             ("log", str(run.log)),
-            ("checkpoint", str(checkpoint.folder) if checkpoint else "none"),
+            ("checkpoint", run.newest_in_words()),
             ("config", str(run.path / "config.yaml")),
             ("evaluate", f"python -m cluster.evaluate {run.path}"),
         ]
@@ -138,6 +137,4 @@ def _check_start(run: RunFolder, start: "Checkpoint | None") -> None:
 
 
 def _where_it_goes_on(run: RunFolder) -> str:
-    start = run.latest()
-    where = f"the last checkpoint is {start.folder}" if start else "there is no checkpoint yet"
-    return f"{where}; the same command goes on from there"
+    return f"the last checkpoint is {run.newest_in_words()}; the same command goes on from there"

@@ -275,6 +275,13 @@ class Checkpoint(Section):
     """Null: only after each evaluation, when stopped, and at the end."""
     keep: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints that are kept."""
+    keep_best: bool = True
+    """Keep the one with the lowest top-1 error on the validation set as well."""
+    folder: str | None = None
+    """Where checkpoints lie: a folder that all nodes see, or a URL (s3://, gs://, file://). Each run has a folder of its own in
+    it, by its name. Null: `checkpoints` in the run's folder."""
+    save_timeout_seconds: Positive = 1800
+    """How long the columns wait for each other's files of a checkpoint before the run fails."""
 
 
 @dataclass(frozen=True, kw_only=True)

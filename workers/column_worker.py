@@ -6,7 +6,6 @@ import threading
 import time
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -96,18 +95,21 @@ class ColumnWorker:
         axes = init_device_mesh(self.mesh.device, shape, mesh_dim_names=("replica", "column"))
         self._replica_group, self._column_group = axes.get_group("replica"), axes.get_group("column")
         self._control_group = dist.new_group(backend="gloo", timeout=timeout)
+        saving = timedelta(seconds=self.config.checkpoint.save_timeout_seconds)
+        self._save_group = dist.new_group(backend="gloo", timeout=saving)
 
-    def train(self, feed: Any, checkpoints: Path, start: Checkpoint | None) -> dict[str, Any]:
+    def train(self, feed: Any, checkpoints: str, start: Checkpoint | None, attempt: int = 1) -> dict[str, Any]:
         """Train from `start` (or from the beginning) to the end of the program, or until asked to stop.
 
-        feed: handle of this replica's `Feed`, opened at the same place. checkpoints: folder that all nodes see.
+        feed: handle of this replica's `Feed`, opened at the same place. checkpoints: folder that all nodes see, or URL.
+        attempt: at the run, from 1; part of the checkpoints' names.
         Returns `ended`, "finished" or "stopped"; `step`; and `errors` of the last evaluation.
         """
-        return self._run(feed, checkpoints, start, train=True)
+        return self._run(feed, start, train=True, checkpoints=checkpoints, attempt=attempt)
 
     def evaluate(self, feed: Any, start: Checkpoint, views: Literal[1, 10]) -> dict[str, Any]:
         """Test the network of a checkpoint on the validation set, by the centre or ten views; returns as `train`."""
-        return self._run(feed, start.folder.parent, start, train=False, views=views)
+        return self._run(feed, start, train=False, checkpoints=start.place, views=views)
 
     def status(self, seen: int) -> tuple[Progress, list[dict[str, Any]]]:
         """How far it is, and its reports from number `seen` on."""
@@ -123,7 +125,14 @@ class ColumnWorker:
         self._stop.set()
 
     def _run(
-        self, feed: Any, checkpoints: Path, start: Checkpoint | None, *, train: bool, views: Literal[1, 10] = 1
+        self,
+        feed: Any,
+        start: Checkpoint | None,
+        *,
+        train: bool,
+        checkpoints: str,
+        attempt: int = 1,
+        views: Literal[1, 10] = 1,
     ) -> dict[str, Any]:
         # The number of threads belongs to the thread that computes, and an actor's methods run on several.
         torch.set_num_threads(self.config.cluster.cpus_per_column)
@@ -167,7 +176,9 @@ class ColumnWorker:
             schedule=schedule,
             batches=Batches(feed, self.mesh.place(self.rank), device),
             group=self._control_group,
+            save_group=self._save_group,
             checkpoints=checkpoints,
+            attempt=attempt,
             facts={"dataset": manifest.fingerprint, "draws_version": DRAWS_VERSION, "seed": config.train.seed},
             report=self._report,
             asked_to_stop=self._stop.is_set,

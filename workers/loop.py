@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,12 +13,13 @@ from alexnet.exchange import ColumnExchange
 from alexnet.schedule import Plateau, Stages
 from alexnet.step import Step
 from configs.schema import Config
-from workers import checkpoint
 from workers.batches import Batches
+from workers.checkpoint import Checkpoint
 from workers.mesh import Mesh
 from workers.meters import Meter
 from workers.program import Item, Program
 from workers.progress import ProgressTeller
+from workers.saving import Saver, settings_to_keep
 
 
 @dataclass(kw_only=True)
@@ -34,7 +35,10 @@ class Loop:
     batches: Batches
     group: dist.ProcessGroup
     """All ranks, for tensors on the CPU."""
-    checkpoints: Path
+    save_group: dist.ProcessGroup
+    """The same, for the threads that save."""
+    checkpoints: str
+    """Folder, or URL, that all nodes see."""
     facts: dict[str, Any]
     """What a checkpoint records of the run beside its weights, such as the data set's fingerprint."""
     report: Callable[[dict[str, Any]], None]
@@ -44,8 +48,10 @@ class Loop:
     """Called after the first update."""
     views: Literal[1, 10] = 1
     """Of each image in testing."""
-    start: checkpoint.Checkpoint | None = None
+    start: Checkpoint | None = None
     """Where the run goes on from; the weights have been loaded from it."""
+    attempt: int = 1
+    """At the run: each start of its actors is one."""
 
     def __post_init__(self) -> None:
         self.steps_done = self.start.step if self.start else 0
@@ -58,24 +64,33 @@ class Loop:
         # A checkpoint that is there already is not made again: that would begin by removing it.
         self._saved = (self.steps_done, self.evaluated) if self.start else None
         self._errors: dict[str, Any] = dict(self.start.state["errors"]) if self.start else {}
+        self._saver: Saver | None = None
 
     def train(self) -> tuple[Literal["finished", "stopped"], dict[str, Any]]:
         """Go through what remains of the program, to its end or until all ranks agree to stop; saves either way.
 
         Returns how it ended, and the errors of the last evaluation.
         """
-        for item in self.program.items(step=self.steps_done, evaluated=self.evaluated):
-            if item.begins_step and self._agreed_to_stop():
-                self._save()
-                return "stopped", self._errors
-            if item.request.split == "train":
-                self._train(item)
-            else:
-                self._test(item)
-            if self._save_is_due(item):
-                self._save()
-        self._save()
-        return "finished", self._errors
+        self._saver = self._make_saver()
+        ended: Literal["finished", "stopped"] = "finished"
+        try:
+            for item in self.program.items(step=self.steps_done, evaluated=self.evaluated):
+                if item.begins_step and self._agreed_to_stop():
+                    ended = "stopped"
+                    break
+                if item.request.split == "train":
+                    self._train(item)
+                else:
+                    self._test(item)
+                if self._save_is_due(item):
+                    self._save()
+            self._save()
+        except FloatingPointError:  # on every rank at once, so that the save under way comes to its end
+            with suppress(Exception):  # what is to be told is that training has diverged
+                self._finish_saving()
+            raise
+        self._finish_saving()
+        return ended, self._errors
 
     def evaluate(self) -> tuple[Literal["finished", "stopped"], dict[str, Any]]:
         """One evaluation of the network as it is; nothing is saved."""
@@ -149,10 +164,30 @@ class Loop:
         return {"step": self.steps_done, "epoch": self.program.epoch_at(self.steps_done), **taken}
 
     def _agreed_to_stop(self) -> bool:
-        """Whether any rank was asked to stop; all get the same answer before the same item."""
-        flag = torch.tensor([int(self.asked_to_stop())])
-        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
-        return bool(flag.item())
+        """Whether any rank was asked to stop; all get the same answer before the same item.
+
+        Raises what a save has raised meanwhile, on every rank too.
+        """
+        failed = self._saver is not None and self._saver.has_failed
+        flags = torch.tensor([int(self.asked_to_stop()), int(failed)])
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
+        stop, failed_anywhere = flags.tolist()
+        if failed_anywhere:
+            self._finish_saving()
+        self._report_saved()
+        return bool(stop)
+
+    def _make_saver(self) -> Saver:
+        assert self.step.optimizer is not None
+        return Saver(
+            self.checkpoints,
+            self.step.model,
+            self.step.optimizer,
+            self.config.checkpoint,
+            group=self.save_group,
+            writes=self.mesh.replica(self.rank) == 0,
+            attempt=self.attempt,
+        )
 
     def _save_is_due(self, item: Item) -> bool:
         every = self.config.checkpoint.every_steps
@@ -164,11 +199,12 @@ class Loop:
     def _save(self) -> None:
         if self._saved == (self.steps_done, self.evaluated):
             return
-        assert self.step.optimizer is not None
+        assert self._saver is not None
         if self._training.sums is not None:
             self._report_training()  # weights that are no numbers must not push out a checkpoint of some that are
         state = {
             **self.facts,
+            "config": settings_to_keep(self.config),
             "step": self.steps_done,
             "evaluated": self.evaluated,
             "samples": self.steps_done * self.config.train.batch_size,
@@ -176,14 +212,16 @@ class Loop:
             "errors": self._errors,
         }
         self.progress.begin(f"saving step {self.steps_done}", patient=True)
-        folder = checkpoint.save(
-            self.checkpoints,
-            self.step.model,
-            self.step.optimizer,
-            state,
-            writes=self.mesh.replica(self.rank) == 0,
-            keep=self.config.checkpoint.keep,
-            group=self.group,
-        )
+        self._saver.save(state)
         self._saved = (self.steps_done, self.evaluated)
-        self.report({"kind": "checkpoint", "step": self.steps_done, "folder": str(folder)})
+
+    def _finish_saving(self) -> None:
+        """Wait for the save under way. Raises OSError if it, or one before, could not be written."""
+        assert self._saver is not None
+        self.progress.begin(f"waiting until step {self.steps_done} is saved", patient=True)
+        self._saver.wait()
+        self._report_saved()
+
+    def _report_saved(self) -> None:
+        for report in self._saver.reports() if self._saver else ():
+            self.report(report)

@@ -82,7 +82,7 @@ def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder:
     columns = [psutil.Process(about["pid"]) for about in group.about]
     at_start = [_peak_rss(process) for process in columns]
     with _sampled(ray, peaks):
-        outcome = Supervisor(group, signals, on_report, print).watch(group.train(folder / "checkpoints", None))
+        outcome = Supervisor(group, signals, on_report, print).watch(group.train(str(folder / "checkpoints"), None))
     print()
     if not isinstance(outcome, Finished):
         raise RunFailed(str(outcome))

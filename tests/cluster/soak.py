@@ -9,6 +9,7 @@ seconds. Prints counts of each fault and what was left over; exit code 1 if weig
 import argparse
 import contextlib
 import json
+import logging
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 
@@ -24,7 +26,7 @@ from ray.cluster_utils import Cluster
 
 from tests.cluster.runs import SMALL, Run, alive
 
-NODE = {"num_cpus": 3, "node_ip_address": "127.0.0.1", "object_store_memory": 200 * 2**20}
+NODE: dict[str, Any] = {"num_cpus": 3, "node_ip_address": "127.0.0.1", "object_store_memory": 200 * 2**20}
 
 
 class Disturber:
@@ -65,7 +67,7 @@ def main() -> int:
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
     segments = set(os.listdir("/dev/shm"))
-    settings = (
+    settings: tuple[str, ...] = (
         f"train.steps={args.steps}",
         "train.evaluate_every_epochs=50",
         "checkpoint.every_steps=50",
@@ -117,7 +119,7 @@ def _disturbed(args: argparse.Namespace, cluster: Cluster, settings: tuple[str, 
 
 def _left(cluster: Cluster) -> list[str]:
     """Placement groups and actors that are still there."""
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         from ray.util import placement_group_table
 

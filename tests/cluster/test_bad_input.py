@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cluster import evaluate, train
-from configs.loader import load, save
 from tests.cluster.runs import SMALL, Run
 
 
@@ -100,17 +99,16 @@ def test_checkpoint_of_another_network(undisturbed: Run, folder: Path) -> None:
     assert "Traceback" not in run.text
 
 
-def test_damaged_checkpoint_is_named(undisturbed: Run, folder: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(undisturbed.folder, folder / "runs" / "damaged"))
-    save(load(copy / "config.yaml", ["name=damaged"]), copy / "config.yaml")
-    (copy / "result.json").unlink()
-    newest = max(copy.glob("checkpoints/step-*"))
-    file = next(newest.glob("*.safetensors"))
+def test_damaged_checkpoint_that_evaluate_is_told_to_take(undisturbed: Run, folder: Path, tmp_path: Path) -> None:
+    newest = max((undisturbed.folder / "checkpoints").glob("step-*"))
+    copy = Path(shutil.copytree(newest, tmp_path / newest.name))
+    file = next(copy.glob("*.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    run = Run(folder, "damaged")
+    arguments = (str(undisturbed.folder), "--checkpoint", str(copy))
+    run = Run(folder, "damaged", module="evaluate", arguments=arguments)
     assert run.finish(60) == 2
     [told] = [line for line in run.text.splitlines() if line.startswith("error: ")]
-    assert file.name in told
-    assert "checksum" in told
+    assert f"{copy} is damaged: the checksum of {file.name} is not the one recorded" in told
+    assert "Traceback" not in run.text

@@ -1,5 +1,6 @@
 """A run's folder: which settings may change, and what comes back from disk."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from cluster.run_folder import RunFolder
 from configs.errors import UserError
-from configs.loader import load
+from configs.loader import load, to_dict
 
 
 def folder(root: Path, *settings: str) -> RunFolder:
@@ -125,24 +126,85 @@ def test_log_is_one_line_per_report_and_goes_on(begun: Path) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+def written(run: RunFolder, step: int, *, evaluated: bool = True, **more: Any) -> Path:
+    """A checkpoint of one small file, as a save leaves it."""
+    path = Path(run.checkpoints) / f"step-{step:08d}-a1"
+    path.mkdir()
+    (path / "rows").write_bytes(b"rows")
+    entry = {"file": "rows", "bytes": 4, "sha256": hashlib.sha256(b"rows").hexdigest(), "rows": {}}
+    state = {"version": 1, "step": step, "evaluated": evaluated, "files": [entry], "shapes": {}, **more}
+    (path / "state.json").write_text(json.dumps(state))
+    return path
+
+
 def test_latest_is_the_newest_committed_checkpoint(begun: Path) -> None:
     run = folder(begun)
+    assert (run.newest_in_words(), run.to_go_on_from(pytest.fail)) == ("none", None)
     for step, evaluated in ((30, True), (100, False), (9, True)):
-        path = run.checkpoints / f"step-{step:08d}"
-        path.mkdir()
-        state = {"version": 1, "step": step, "evaluated": evaluated, "files": [], "shapes": {}}
-        (path / "state.json").write_text(json.dumps(state))
-    (run.checkpoints / "step-00000200").mkdir()
+        written(run, step, evaluated=evaluated)
+    (Path(run.checkpoints) / "step-00000200").mkdir()
     latest = folder(begun).latest()
     assert latest is not None and (latest.step, latest.evaluated) == (100, False)
+    assert run.newest_in_words() == latest.folder == f"{run.checkpoints}/step-00000100-a1"
 
 
-def test_damaged_checkpoint_is_told_with_the_way_out(begun: Path) -> None:
+def test_a_damaged_checkpoint_is_told_set_aside_and_the_one_before_it_taken(begun: Path) -> None:
     run = folder(begun)
-    (run.checkpoints / "step-00000001").mkdir()
-    (run.checkpoints / "step-00000001" / "state.json").write_text("{")
-    with pytest.raises(UserError, match=r"step-00000001/state\.json is damaged .*remove the folder"):
-        run.latest()
+    for step in (1, 2):
+        written(run, step)
+    (Path(run.checkpoints) / "step-00000002-a1" / "rows").write_bytes(b"rewr")
+    said: list[str] = []
+    found = run.to_go_on_from(said.append)
+    assert found is not None and found.step == 1
+    assert len(said) == 1 and "step-00000002-a1 is damaged: the checksum of rows" in said[0]
+    assert (Path(run.checkpoints) / "damaged-step-00000002-a1").is_dir()
+
+
+def test_another_version_is_told_with_the_way_out(begun: Path) -> None:
+    run = folder(begun)
+    written(run, 1, version=2)
+    with pytest.raises(UserError, match=r"step-00000001-a1 was written by another version .*; remove it"):
+        run.to_go_on_from(pytest.fail)
+    assert "another version" in run.newest_in_words()
+
+
+def test_checkpoints_of_another_experiment_are_refused_wherever_they_lie(tmp_path: Path) -> None:
+    """Of a run whose own folder, with its config.yaml, is on another machine, say."""
+    settings = [f"checkpoint.folder=file://{tmp_path}/shared", "train.epochs=3"]
+    first = folder(tmp_path / "here", *settings)
+    first.open()
+    assert first.checkpoints == f"{tmp_path}/shared/demo"
+    place = tmp_path / "shared" / "demo"
+    run = folder(tmp_path / "there", *settings)
+    path = place / "step-00000001-a1"
+    path.mkdir()
+    state = {"version": 1, "step": 1, "evaluated": True, "files": [], "shapes": {}, "config": to_dict(first.config)}
+    (path / "state.json").write_text(json.dumps(state))
+    found = run.to_go_on_from(pytest.fail)
+    assert found is not None and found.step == 1
+    other = folder(tmp_path / "there", *settings, "train.seed=7", "train.epochs=9", "cluster.replicas=2")
+    with pytest.raises(UserError) as caught:
+        other.to_go_on_from(pytest.fail)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{path} belongs to a run with other settings:"
+    assert lines[1:-1] == ["  train.seed: 0 then, 7 now"]
+
+
+def test_where_checkpoints_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run has a folder of its own there; nobody goes on from another one's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for setting, place in (
+        ("null", f"{tmp_path}/runs/demo/checkpoints"),
+        ("/big/disk", "/big/disk/demo"),
+        ("disk", f"{tmp_path}/disk/demo"),
+        ("~/disk", "/home/me/disk/demo"),
+        ("s3://bucket/runs/", "s3://bucket/runs/demo"),
+        ("s3://bucket", "s3://bucket/demo"),
+        ("s3://bucket/runs?region=x", "s3://bucket/runs/demo?region=x"),
+        ("file:///big/disk%201", "/big/disk 1/demo"),
+    ):
+        assert RunFolder(load(None, [f"checkpoint.folder={setting}"])).checkpoints == place
 
 
 def test_a_folder_that_cannot_be_written_is_the_user_s_matter(tmp_path: Path) -> None:

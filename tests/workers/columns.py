@@ -1,6 +1,7 @@
 """What the ranks of the checkpoint tests do; importable by name, because ranks are spawned."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from alexnet.exchange import ColumnExchange, Exchange, NoExchange
 from alexnet.network import AlexNet, Column
 from alexnet.optimizer import PaperSGD
 from configs.loader import load as load_config
+from configs.schema import Checkpoint as CheckpointSettings
 from configs.schema import Network, Optimizer
 from tests.parity.cases import CASES
-from workers import checkpoint
+from workers import saving
+from workers.checkpoint import Checkpoint, load
+from workers.checkpoint_list import committed
 from workers.column_worker import ColumnWorker
 from workers.mesh import Mesh
 from workers.meters import Meter
+from workers.saving import Saver
 
 NETWORK: Network = CASES["complete"].network
 """Convolutions, hidden layers that see all columns or their own, and 7 classes: 4 for one column, 3 for the other."""
@@ -34,6 +39,20 @@ def network(**changes: Any) -> Network:
 
 def state(step: int, *, evaluated: bool = True) -> dict[str, Any]:
     return {**STATE, "step": step, "evaluated": evaluated}
+
+
+def saver(
+    root: Path | str,
+    model: AlexNet,
+    optimizer: PaperSGD,
+    group: dist.ProcessGroup,
+    *,
+    writes: bool = True,
+    attempt: int = 1,
+    **settings: Any,
+) -> Saver:
+    chosen = CheckpointSettings(**settings)
+    return Saver(str(root), model, optimizer, chosen, group=group, writes=writes, attempt=attempt)
 
 
 def make(column: int | None = None, exchange: Exchange | None = None) -> tuple[AlexNet, PaperSGD]:
@@ -87,21 +106,50 @@ def differences(model: AlexNet, optimizer: PaperSGD, seed: int) -> list[str]:
     ]
 
 
+def save_whole(
+    root: Path | str,
+    group: dist.ProcessGroup,
+    step: int = 1,
+    *,
+    evaluated: bool = True,
+    attempt: int = 1,
+    facts: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> str:
+    """By one process with both columns; the values are those of seed `step`. Returns the folder that is reported."""
+    model, optimizer = make()
+    fill(model, optimizer, step)
+    own = saver(root, model, optimizer, group, attempt=attempt, **settings)
+    own.save({**state(step, evaluated=evaluated), **(facts or {})})
+    own.wait()
+    folder: str = own.reports()[0]["folder"]
+    return folder
+
+
+def holds(checkpoint: Checkpoint, seed: int) -> bool:
+    """Whether what one process loads is, bit for bit, what was filled in with this seed."""
+    model, optimizer = make()
+    load(checkpoint, model, optimizer)
+    return differences(model, optimizer, seed) == []
+
+
 def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:
     """Load what one process saved; save; fail to save on either rank; save again. Returns what came of it."""
     group = dist.group.WORLD
     assert group is not None
     model, optimizer = make(rank, ColumnExchange(group))
     out: dict[str, Any] = {}
-    checkpoint.load(checkpoint.committed(whole)[-1], model, optimizer)
+    load(committed(str(whole))[-1], model, optimizer)
     out["from one process"] = differences(model, optimizer, 1)
 
     def save(step: int, seed: int) -> None:
         fill(model, optimizer, seed)
-        checkpoint.save(split, model, optimizer, state(step), writes=True, keep=2, group=group)
+        own = saver(split, model, optimizer, group)
+        own.save(state(step))
+        own.wait()
 
     save(10, 10)
-    working = checkpoint.save_file
+    working = saving.save_file
     for full in range(2):
 
         def no_space(*args: Any, full: int = full) -> None:
@@ -109,12 +157,14 @@ def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:
             if rank == full:
                 raise OSError("No space left on device")
 
-        with patch.object(checkpoint, "save_file", no_space):
+        with patch.object(saving, "save_file", no_space):
             try:
                 save(20, 20)
             except OSError as error:
                 out[f"full on {full}"] = str(error)
-        out[f"left by {full}"] = [found.step for found in checkpoint.committed(split)]
+        out[f"left by {full}"] = [found.step for found in committed(str(split))]
+        dist.barrier()
+        out[f"remains of {full}"] = sorted(path.name for path in split.iterdir())
         dist.barrier()
 
     damaged = split / "step-00000005" / "state.json"
@@ -122,14 +172,7 @@ def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:
         damaged.parent.mkdir()
         damaged.write_text("{")
     dist.barrier()
-    try:
-        save(25, 25)
-    except OSError as error:
-        out["damaged beside it"] = str(error)
-    dist.barrier()
-    if rank == 0:
-        damaged.unlink()
-    dist.barrier()
+    save(25, 25)
     save(30, 30)
     return out
 
@@ -145,18 +188,21 @@ def two_replicas(rank: int, saved: Path, own: Path) -> dict[str, Any]:
     worker.join("127.0.0.1", "127.0.0.1", port[0])
     column, replica, control = worker._column_group, worker._replica_group, worker._control_group
     model, optimizer = make(mesh.first_column(rank), ColumnExchange(column))
-    checkpoint.load(checkpoint.committed(saved)[-1], model, optimizer)
+    load(committed(str(saved))[-1], model, optimizer)
     out: dict[str, Any] = {
         "differences": differences(model, optimizer, 30),
         "name": worker.name,
         "columns of the replica": dist.get_process_group_ranks(column),
         "replicas of the column": dist.get_process_group_ranks(replica),
         "all": dist.get_process_group_ranks(control),
+        "all that save": dist.get_process_group_ranks(worker._save_group),
     }
     # Only replica 0's weights may be written: replica 1's are made to differ here, which in training they never do.
     fill(model, optimizer, 40 + mesh.replica(rank))
-    checkpoint.save(own, model, optimizer, state(40), writes=mesh.replica(rank) == 0, keep=2, group=control)
-    out["committed at return"] = [found.step for found in checkpoint.committed(own)]
+    mine = saver(own, model, optimizer, worker._save_group, writes=mesh.replica(rank) == 0)
+    mine.save(state(40))
+    mine.wait()
+    out["committed at return"] = [found.step for found in committed(str(own))]
 
     meter = Meter()
     # [images, loss, top-1 errors, top-5 errors]; the columns of a replica count the same images.

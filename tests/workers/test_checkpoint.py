@@ -1,8 +1,7 @@
-"""Checkpoints: any split reads what any other wrote, bit by bit; what is not whole is refused or was never there."""
+"""Checkpoints: any split reads what any other wrote, bit by bit; what is not whole, or another network's, is refused."""
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +13,21 @@ from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from configs.errors import UserError
 from configs.schema import Conv, Network
+from tests.alexnet.test_network import Silent
 from tests.ranks import run_ranks
 from tests.workers.columns import (
     NETWORK,
     SETTINGS,
     differences,
     expected,
-    fill,
     make,
     network,
-    state,
+    save_whole,
     two_columns,
     two_replicas,
 )
-from workers import checkpoint
-from workers.checkpoint import committed, load, save
-
-
-def save_whole(root: Path, group: dist.ProcessGroup, step: int = 1, *, evaluated: bool = True, keep: int = 2) -> Path:
-    """By one process with both columns; the values are those of seed `step`."""
-    model, optimizer = make()
-    fill(model, optimizer, step)
-    return save(root, model, optimizer, state(step, evaluated=evaluated), writes=True, keep=keep, group=group)
-
-
-def steps(root: Path) -> list[tuple[int, bool]]:
-    return [(found.step, found.evaluated) for found in committed(root)]
+from workers.checkpoint import load
+from workers.checkpoint_list import committed
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +51,25 @@ def test_columns_load_what_one_process_saved(ranks: tuple[Path, list[dict[str, A
 def test_one_process_loads_what_columns_saved(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     model, optimizer = make()
     assert len(differences(model, optimizer, 30)) == 2 * 2 * 8, "else the comparison would say nothing"
-    load(committed(ranks[0])[-1], model, optimizer)
+    load(committed(str(ranks[0]))[-1], model, optimizer)
     assert differences(model, optimizer, 30) == []
 
 
 def test_weights_alone_are_loaded_without_an_optimizer(one: Path) -> None:
     model, optimizer = make()
-    load(committed(one)[-1], model)
+    load(committed(str(one))[-1], model)
     assert all(name.startswith("momentum/") for name in differences(model, optimizer, 1))
     assert all(not step.any() for step in optimizer.steps.values())
+
+
+def test_a_column_reads_its_own_file_alone(ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """From an object store the rest would come for nothing."""
+    shutil.copytree(ranks[0], tmp_path, dirs_exist_ok=True)
+    newest = committed(str(tmp_path))[-1]
+    (Path(newest.folder) / "columns-00-to-00.safetensors").unlink()
+    model, optimizer = make(1, Silent(2))
+    load(newest, model, optimizer)
+    assert differences(model, optimizer, 30) == []
 
 
 def test_two_replicas_of_two_columns(ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
@@ -81,10 +79,10 @@ def test_two_replicas_of_two_columns(ranks: tuple[Path, list[dict[str, Any]]], t
     assert [rank["name"] for rank in seen] == ["column r0 c0", "column r0 c1", "column r1 c0", "column r1 c1"]
     assert [rank["columns of the replica"] for rank in seen] == [[0, 1], [0, 1], [2, 3], [2, 3]]
     assert [rank["replicas of the column"] for rank in seen] == [[0, 2], [1, 3], [0, 2], [1, 3]]
-    assert [rank["all"] for rank in seen] == [[0, 1, 2, 3]] * 4
+    assert [rank["all"] for rank in seen] == [rank["all that save"] for rank in seen] == [[0, 1, 2, 3]] * 4
     assert [rank["committed at return"] for rank in seen] == [[40]] * 4
     model, optimizer = make()
-    load(committed(tmp_path)[-1], model, optimizer)
+    load(committed(str(tmp_path))[-1], model, optimizer)
     assert differences(model, optimizer, 40) == []
     # 10 + 6 + 2 * 4 images, each counted once though two columns saw it; sums of 5 + 7 + 2 * 4, 4 + 4 and 2 + 2.
     measured = {"images": 24, "loss": 20 / 24, "top1_error": 8 / 24, "top5_error": 4 / 24}
@@ -101,24 +99,16 @@ def test_a_save_that_fails_on_one_rank_fails_on_all_and_commits_nothing(
         assert f"rank {full}: No space left on device" in seen[f"full on {full}"]
         assert f"rank {1 - full}" not in seen[f"full on {full}"]
         assert seen[f"left by {full}"] == [10]
+        assert seen[f"remains of {full}"] == ["step-00000010-a1"], "what is of no use takes no room"
 
 
-def test_a_damaged_neighbour_is_told_to_all_ranks(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Rank 0 alone looks at the older checkpoints; the others must not wait for it in vain."""
-    for seen in ranks[1]:
-        assert (
-            "rank 0" in seen["damaged beside it"] and "step-00000005/state.json is damaged" in seen["damaged beside it"]
-        )
-
-
-def test_what_failed_saves_left_is_gone_after_the_next(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Step 25 was committed before its neighbour was found damaged; step 10 is the third newest."""
-    assert sorted(path.name for path in ranks[0].iterdir()) == ["step-00000025", "step-00000030"]
+def test_after_failures_and_beside_a_damaged_one_saving_goes_on(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    assert sorted(path.name for path in ranks[0].iterdir()) == ["step-00000005", "step-00000025-a1", "step-00000030-a1"]
 
 
 def test_files_hold_numbers_and_json_only(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     """Read here by hand: 8 bytes of length, a JSON header, and the rows as they are; nothing that could be code."""
-    folder = committed(ranks[0])[-1].folder
+    folder = Path(committed(str(ranks[0]))[-1].folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "columns-00-to-00.safetensors",
         "columns-01-to-01.safetensors",
@@ -146,9 +136,9 @@ def _share(rows: int, column: int) -> tuple[int, int]:
 
 
 def test_uneven_classes_are_split_four_to_three(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
-    files = committed(ranks[0])[-1].state["files"]
+    files = committed(str(ranks[0]))[-1].state["files"]
     assert [file["rows"]["classifier.weights"] for file in files] == [[0, 4], [4, 7]]
-    assert committed(ranks[0])[-1].state["shapes"]["classifier.weights"] == [7, 16]
+    assert committed(str(ranks[0]))[-1].state["shapes"]["classifier.weights"] == [7, 16]
 
 
 def other_network(change: str) -> Network:
@@ -178,7 +168,7 @@ def test_another_network_is_refused_before_anything_is_loaded(one: Path, change:
     model = AlexNet(other_network(change), seed=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError, match=message):
-        load(committed(one)[-1], model, PaperSGD(model, SETTINGS))
+        load(committed(str(one))[-1], model, PaperSGD(model, SETTINGS))
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -188,8 +178,8 @@ def test_damaged_file_is_refused_by_name(
     ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path, damage: str, number: int
 ) -> None:
     shutil.copytree(ranks[0], tmp_path, dirs_exist_ok=True)
-    newest = committed(tmp_path)[-1]
-    file = newest.folder / f"columns-{number:02d}-to-{number:02d}.safetensors"
+    newest = committed(str(tmp_path))[-1]
+    file = Path(newest.folder) / f"columns-{number:02d}-to-{number:02d}.safetensors"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0x10
     if damage == "missing":
@@ -197,127 +187,14 @@ def test_damaged_file_is_refused_by_name(
     else:
         file.write_bytes(data[:-1] if damage == "short" else data)
     model, optimizer = make()
-    with pytest.raises(
-        UserError, match=f"{file.name} is missing or damaged .*remove the folder .*{newest.folder.name}"
-    ):
+    size = len(data)
+    said = {
+        "missing": rf"{newest.name} is damaged: {file.name} is missing; take another",
+        "short": rf"{newest.name} is damaged: {file.name} has {size - 1:,} bytes instead of {size:,}; take another",
+        "flipped": rf"{newest.name} is damaged: the checksum of {file.name} is not the one recorded when it was saved; take",
+    }
+    with pytest.raises(UserError, match=said[damage]):
         load(newest, model, optimizer)
     # The one before it is as good as ever.
-    load(committed(tmp_path)[-2], model, optimizer)
+    load(committed(str(tmp_path))[-2], model, optimizer)
     assert differences(model, optimizer, 25) == []
-
-
-def test_a_folder_without_a_state_is_no_checkpoint(one: Path) -> None:
-    unfinished = one / "step-00000009"
-    unfinished.mkdir()
-    (unfinished / "columns-00-to-01.safetensors").write_bytes(b"half of it")
-    (unfinished / "state.tmp").write_text("{}")
-    assert steps(one) == [(1, True)]
-
-
-def test_no_folder_no_checkpoints(tmp_path: Path) -> None:
-    assert committed(tmp_path / "nowhere") == []
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: "[]",
-        lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "files"}),
-        lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "step"}),
-    ],
-)
-def test_damaged_state_names_itself_and_the_way_out(one: Path, damage: Callable[[str], str]) -> None:
-    file = one / "step-00000001" / "state.json"
-    file.write_text(damage(file.read_text()))
-    with pytest.raises(
-        UserError, match=r"step-00000001/state\.json is damaged .*; remove the folder .*step-00000001 to"
-    ):
-        committed(one)
-
-
-def test_another_version_is_refused(one: Path) -> None:
-    file = one / "step-00000001" / "state.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "version": checkpoint.VERSION + 1}))
-    with pytest.raises(UserError, match="written by another version"):
-        committed(one)
-
-
-def test_newest_are_kept_and_leftovers_removed(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    """The newest by step, not by name or date; of one step, the one with its evaluation done."""
-    (tmp_path / "step-00000003").mkdir()
-    (tmp_path / "notes.txt").write_text("mine")
-    for step, evaluated, left in (
-        (5, True, [(5, True)]),
-        (10, False, [(5, True), (10, False)]),
-        (10, True, [(10, False), (10, True)]),
-        (100_000_000, True, [(10, True), (100_000_000, True)]),
-    ):
-        folder = save_whole(tmp_path, alone, step, evaluated=evaluated)
-        assert steps(tmp_path) == left
-        assert (folder / "state.json").is_file()
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["notes.txt", "step-00000010", "step-100000000"]
-    model, optimizer = make()
-    load(committed(tmp_path)[0], model, optimizer)
-    assert differences(model, optimizer, 10) == []
-
-
-def test_the_one_just_saved_is_never_pruned(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    """A run that was set back to an older checkpoint by hand goes on below those that were left lying."""
-    for step in (50, 60):
-        save_whole(tmp_path, alone, step)
-    save_whole(tmp_path, alone, 55)
-    assert steps(tmp_path) == [(55, True), (60, True)]
-    save_whole(tmp_path, alone, 20)
-    assert (20, True) in steps(tmp_path)
-
-
-def test_more_may_be_kept(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    for step in (1, 2, 3, 4):
-        save_whole(tmp_path, alone, step, keep=3)
-    assert steps(tmp_path) == [(2, True), (3, True), (4, True)]
-
-
-def test_saving_a_step_again_leaves_the_committed_one_alone(alone: dist.ProcessGroup, one: Path) -> None:
-    """It is the same, bit for bit; writing it anew would put it at risk."""
-    before = {path: path.stat().st_mtime_ns for path in (one / "step-00000001").iterdir()}
-    save_whole(one, alone, 1)
-    assert {path: path.stat().st_mtime_ns for path in (one / "step-00000001").iterdir()} == before
-
-
-def test_saving_over_what_was_never_committed_begins_anew(alone: dist.ProcessGroup, one: Path) -> None:
-    (one / "step-00000001" / "columns-00-to-00.safetensors").write_bytes(b"of a save that had another split")
-    (one / "step-00000001" / "state.json").unlink()
-    save_whole(one, alone, 1)
-    assert sorted(path.name for path in (one / "step-00000001").iterdir()) == [
-        "columns-00-to-01.safetensors",
-        "state.json",
-    ]
-
-
-def test_state_comes_back_as_it_was_given(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    model, optimizer = make()
-    given = {**state(7), "schedule": {"best": float("inf"), "waited": 2}, "errors": {"loss": 0.1}, "dataset": "ä"}
-    save(tmp_path, model, optimizer, given, writes=True, keep=2, group=alone)
-    found = committed(tmp_path)[0].state
-    assert {key: found[key] for key in given} == given
-
-
-def test_a_folder_that_cannot_be_made_is_an_oserror(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"the checkpoint could not be written \(rank 0: .*file"):
-        save_whole(tmp_path / "file", alone)
-
-
-def test_a_state_that_cannot_be_committed_is_an_oserror(
-    alone: dist.ProcessGroup, one: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(path: Path, content: Any) -> None:
-        raise OSError("Input/output error")
-
-    monkeypatch.setattr(checkpoint, "_commit", fails)
-    with pytest.raises(OSError, match=r"rank 0: Input/output error"):
-        save_whole(one, alone, 2)
-    assert steps(one) == [(1, True)]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -27,6 +27,11 @@ PAUSE_SECONDS = 1.0
 """Before the second try; twice that before the third."""
 UPLOAD_THREADS = 4
 
+DATA_IS_MISSING = "upload the data set there, or set data.path"
+
+KEYS = ("access_key", "secret_key", "session_token")
+"""Parameters of a URL that are nobody else's."""
+
 FLAT = ("s3", "gcs")
 """File systems without folders: none are made there."""
 
@@ -42,18 +47,28 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
+def without_keys(url: str) -> str:
+    """The URL, or folder, as it may be stored: it still leads there, for those who have keys."""
+    if not is_url(url):
+        return url
+    parts = urlsplit(url)
+    query = [(key, value) for key, value in parse_qsl(parts.query) if key not in KEYS]
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query)))
+
+
 class Remote:
     """The files of one folder behind a pyarrow file system. `name` is what messages call it.
 
+    if_missing: what to do then, for messages.
     All methods raise UserError, which names the file, if it is not there or the storage fails MOST_TRIES times.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, root: str, name: str) -> None:
+    def __init__(self, filesystem: fs.FileSystem, root: str, name: str, *, if_missing: str = DATA_IS_MISSING) -> None:
         self.name = name
-        self._filesystem, self._root = filesystem, root.rstrip("/")
+        self._filesystem, self._root, self._if_missing = filesystem, root.rstrip("/"), if_missing
 
     @classmethod
-    def at(cls, url: str) -> "Remote":
+    def at(cls, url: str, *, if_missing: str = DATA_IS_MISSING) -> "Remote":
         """Raises UserError if the URL is of no kind that pyarrow.fs knows."""
         try:
             filesystem, root = fs.FileSystem.from_uri(url)
@@ -66,7 +81,7 @@ class Remote:
                 f"{shown(url)} cannot be used as a place for data{why}; give a folder, or a URL such as "
                 "s3://bucket/folder, gs://bucket/folder or file:///folder"
             ) from None
-        return cls(filesystem, root, shown(url))
+        return cls(filesystem, root, shown(url), if_missing=if_missing)
 
     def where(self, file: str) -> str:
         """The file's name for messages."""
@@ -89,6 +104,24 @@ class Remote:
             return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
 
         return self._tried("", "listed", once)
+
+    def tree(self) -> dict[str, int]:
+        """Bytes of each file in the folder and below, by its path from here; empty if there is no such folder."""
+        prefix = f"{self._root}/" if self._root else ""
+
+        def once() -> dict[str, int]:
+            selector = fs.FileSelector(self._root, allow_not_found=True, recursive=True)
+            found = self._filesystem.get_file_info(selector)
+            return {info.path.removeprefix(prefix): info.size for info in found if info.type == fs.FileType.File}
+
+        return self._tried("", "listed", once)
+
+    def copy(self, file: str, into: BinaryIO | None, on_bytes: Callable[[int], None] | None = None) -> tuple[int, str]:
+        """Copy a file into an open one, from its start, or nowhere; returns its bytes and SHA-256.
+
+        on_bytes: called with the number of bytes of each piece. Raises OSError if this disk refuses.
+        """
+        return self._tried(file, "read", lambda: self._copied(file, into, on_bytes))
 
     def download(self, shard: ShardInfo, into: BinaryIO) -> None:
         """Copy a shard into an open file, from its start, and compare size and SHA-256.
@@ -115,7 +148,7 @@ class Remote:
 
         def once() -> None:
             if not flat:
-                self._filesystem.create_dir(self._root, recursive=True)
+                self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
             with self._filesystem.open_output_stream(target) as stream:
                 for chunk in chunks():
                     stream.write(chunk)
@@ -128,16 +161,36 @@ class Remote:
         """Remove a file that is there."""
         self._tried(file, "removed", lambda: self._filesystem.delete_file(self._path(file)))
 
-    def _copied(self, file: str, into: BinaryIO) -> tuple[int, str]:
+    def remove_below(self, folder: str) -> None:
+        """Remove a folder below this one, with all that is in it."""
+        self._tried(folder, "removed", lambda: self._filesystem.delete_dir(self._path(folder)))
+
+    def move(self, file: str, to: str) -> None:
+        """Give a file another path below this folder. Where there are no folders, it is copied by the storage itself."""
+
+        def once() -> None:
+            if self._filesystem.type_name not in FLAT:
+                self._filesystem.create_dir(self._path(to).rpartition("/")[0], recursive=True)
+            self._filesystem.move(self._path(file), self._path(to))
+
+        self._tried(file, "moved", once)
+
+    def _copied(
+        self, file: str, into: BinaryIO | None, on_bytes: Callable[[int], None] | None = None
+    ) -> tuple[int, str]:
         """Bytes and SHA-256 of what was copied."""
         digest, size = hashlib.sha256(), 0
-        into.seek(0)
-        into.truncate()
+        if into:
+            into.seek(0)
+            into.truncate()
         with self._filesystem.open_input_stream(self._path(file)) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 digest.update(chunk)
-                _write(into, chunk)
+                if into:
+                    _write(into, chunk)
                 size += len(chunk)
+                if on_bytes:
+                    on_bytes(len(chunk))
         return size, digest.hexdigest()
 
     def _path(self, file: str) -> str:
@@ -150,7 +203,7 @@ class Remote:
             except LocalDiskError as error:
                 raise error.cause from None
             except FileNotFoundError:
-                raise UserError(f"{self.where(file)} is missing; upload the data set there, or set data.path") from None
+                raise UserError(f"{self.where(file)} is missing; {self._if_missing}") from None
             except (OSError, pa.ArrowException) as error:
                 if attempt == MOST_TRIES:
                     raise UserError(

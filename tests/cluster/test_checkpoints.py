@@ -1,0 +1,107 @@
+"""Whole runs whose checkpoints are damaged, have no room, or lie in an object store that is lost on the way."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.loader import load, save
+from tests.cluster.runs import Run
+from tests.s3 import BUCKET, ENVIRONMENT, Cable, S3Server
+from workers.checkpoint_list import committed, newest_whole
+
+
+def sums(place: str) -> list[str]:
+    """SHA-256 of the files of the newest checkpoint."""
+    return [file["sha256"] for file in committed(place)[-1].state["files"]]
+
+
+def failure(run: Run) -> str:
+    """The line that a run which failed ends with."""
+    assert run.finish() == 1, run.text
+    assert "Traceback" not in run.text
+    last = run.text.strip().splitlines()[-1]
+    assert last.startswith("failed: column"), run.text
+    return last
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(undisturbed: Run, folder: Path) -> None:
+    """It is as if it had been killed after step 30 and the disk had lost half of the last file."""
+    copy = Path(shutil.copytree(undisturbed.folder, folder / "runs" / "damaged"))
+    save(load(copy / "config.yaml", ["name=damaged"]), copy / "config.yaml")
+    (copy / "result.json").unlink()
+    before, newest = sorted(copy.glob("checkpoints/step-*"))[-2:]
+    file = next(newest.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    run = Run(folder, "damaged")
+    assert run.finish() == 0, run.text
+    told = [line for line in run.text.splitlines() if "damaged:" in line]
+    assert len(told) == 1 and told[0].startswith(f"note: {newest} is damaged: {file.name} has ")
+    assert f"continuing from {before}" in run.text
+    assert (newest.parent / f"damaged-{newest.name}").is_dir()
+    assert run.weights() == undisturbed.weights()
+
+
+def test_reports_of_checkpoints_say_what_they_cost(undisturbed: Run) -> None:
+    reports = [json.loads(line) for line in (undisturbed.folder / "log.jsonl").read_text().splitlines()]
+    saved = [report for report in reports if report["kind"] == "checkpoint"]
+    # After every fifth step, but where an evaluation is due (12, 24, 30) only after that.
+    assert [report["step"] for report in saved] == [5, 10, 12, 15, 20, 24, 25, 30]
+    for report in saved:
+        assert 0 <= report["waited_seconds"] <= report["stopped_seconds"]
+        assert report["commit_seconds"] > 0
+        assert Path(report["folder"]).name == f"step-{report['step']:08d}-a1"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted (that is for root): {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_words_and_more_room_lets_it_go_on(
+    undisturbed: Run, folder: Path, small_disk: Path
+) -> None:
+    """Room for two checkpoints; the third needs some before the first may go."""
+    size = sum(file.stat().st_size for file in undisturbed.folder.glob("checkpoints/step-00000030-a1/*"))
+    subprocess.run(["mount", "-o", f"remount,size={int(2.5 * size)}", str(small_disk)], check=True)
+    last = failure(Run(folder, "full", f"checkpoint.folder={small_disk}"))
+    assert "No space left on device" in last and "the ones before it are whole" in last
+    assert last.endswith(
+        f"the last checkpoint is {small_disk}/full/step-00000010-a1; the same command goes on from there"
+    )
+    subprocess.run(["mount", "-o", f"remount,size={8 * size}", str(small_disk)], check=True)
+    again = Run(folder, "full", f"checkpoint.folder={small_disk}")
+    assert again.finish() == 0, again.text
+    assert f"continuing from {small_disk}/full/step-00000010-a1" in again.text
+    assert sums(str(small_disk / "full")) == undisturbed.weights()
+
+
+def test_an_object_store_that_is_lost_and_comes_back(
+    undisturbed: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with S3Server() as server:
+        cable = Cable(server.port)
+        run = Run(folder, "lost", f"checkpoint.folder={server.url('runs', port=cable.port)}")
+        run.wait_for_step(13)
+        cable.cut()
+        last = failure(run)
+        assert f"s3://{BUCKET}/runs/lost" in last and "cannot be" in last and "the ones before it are whole" in last
+        place = server.url("runs/lost")
+        found = newest_whole(place, print)
+        assert found is not None and found.step >= 10
+        again = Run(folder, "lost", f"checkpoint.folder={server.url('runs')}")
+        assert again.finish() == 0, again.text
+        assert f"continuing from s3://{BUCKET}/runs/lost/{found.name}" in again.text
+        assert sums(place) == undisturbed.weights()
+        assert not (again.folder / "checkpoints").exists()

@@ -1,0 +1,81 @@
+"""An S3 server on loopback, and a cable to it that can be cut."""
+
+import contextlib
+import socket
+import threading
+from types import TracebackType
+
+import pytest
+from pyarrow import fs
+
+BUCKET = "checkpoints"
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
+"""What those who use it need."""
+
+
+class S3Server:
+    """moto's, with an empty bucket. Use as a context manager; skips the test where moto is not installed."""
+
+    def __init__(self) -> None:
+        server = pytest.importorskip("moto.server", reason="moto[server], a pretend S3, is not installed")
+        self._server = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+
+    def __enter__(self) -> "S3Server":
+        self._server.start()
+        self.port: int = self._server.get_host_and_port()[1]
+        system = fs.S3FileSystem(
+            access_key="testing",
+            secret_key="testing",
+            region="us-east-1",
+            scheme="http",
+            endpoint_override=f"127.0.0.1:{self.port}",
+            allow_bucket_creation=True,
+        )
+        self.filesystem: fs.FileSystem = system
+        system.create_dir(BUCKET)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.stop()
+
+    def url(self, folder: str, *, port: int | None = None) -> str:
+        return f"s3://{BUCKET}/{folder}?scheme=http&endpoint_override=127.0.0.1:{port or self.port}&region=us-east-1"
+
+
+class Cable:
+    """A port on loopback that leads to another one, until it is cut."""
+
+    def __init__(self, to: int) -> None:
+        self._to, self._open = to, True
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Every connection ends at once, and no new one is taken."""
+        self._open = False
+        for end in (self._listening, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        while self._open:
+            try:
+                near = self._listening.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                return
+            self._ends += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)

@@ -1,0 +1,328 @@
+"""Which checkpoints there are, which a run goes on from, and which are kept."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from configs.errors import UserError
+from tests.workers.columns import holds, save_whole
+from workers.checkpoint import VERSION, Name
+from workers.checkpoint_list import committed, list_checkpoints, newest_whole, prune
+
+
+def steps(root: Path) -> list[tuple[int, bool]]:
+    return [(found.step, found.evaluated) for found in committed(str(root))]
+
+
+def folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def file_of(root: Path, step: int) -> Path:
+    [file] = root.glob(f"step-{step:08d}*/*.safetensors")
+    return file
+
+
+def damage(file: Path, kind: str) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    if kind == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-1] if kind == "short" else data)
+
+
+def as_of_old(folder: Path) -> Path:
+    """The folder as it was called before names had attempts."""
+    old = folder.with_name(folder.name.replace("-a1", ""))
+    folder.rename(old)
+    return old
+
+
+@pytest.fixture
+def three(alone: dist.ProcessGroup, tmp_path: Path) -> Path:
+    for step in (10, 20, 30):
+        save_whole(tmp_path, alone, step, keep=3)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("step-00001234-a2", Name(step=1234, evaluated=True, attempt=2)),
+        ("step-00001234-a12-before-evaluation", Name(step=1234, evaluated=False, attempt=12)),
+        ("step-123456789-a1", Name(step=123456789, evaluated=True, attempt=1)),
+        ("step-00001234", Name(step=1234, evaluated=True, attempt=0)),
+        ("step-00001234-before-evaluation", Name(step=1234, evaluated=False, attempt=0)),
+        ("damaged-step-00001234-a2", None),
+        ("step-1", None),
+        ("step-00001234-a2-copy", None),
+    ],
+)
+def test_names(folder: str, name: Name | None) -> None:
+    assert Name.parse(folder) == name
+    assert name is None or not name.attempt or str(name) == folder
+
+
+def test_later_names_are_greater() -> None:
+    low, *higher = [
+        Name(step=5, evaluated=False, attempt=9),
+        Name(step=5, evaluated=True, attempt=1),
+        Name(step=5, evaluated=True, attempt=2),
+        Name(step=6, evaluated=False, attempt=1),
+    ]
+    for name in higher:
+        assert low < name
+        low = name
+
+
+def test_a_folder_without_a_state_is_no_checkpoint(three: Path) -> None:
+    unfinished = three / "step-00000040-a1"
+    unfinished.mkdir()
+    (unfinished / "columns-00-to-01.safetensors").write_bytes(b"half of it")
+    (unfinished / "state.json.0123abcd.tmp").write_text("{}")
+    assert steps(three) == [(10, True), (20, True), (30, True)]
+    said: list[str] = []
+    found = newest_whole(str(three), said.append, set_aside=True)
+    assert found is not None and found.step == 30
+    assert said == [f"{unfinished} was never finished, so it does not count"]
+    assert unfinished.is_dir()
+
+
+def test_no_folder_no_checkpoints(tmp_path: Path) -> None:
+    assert committed(str(tmp_path / "nowhere")) == []
+    assert newest_whole(str(tmp_path / "nowhere"), print) is None
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_newest_whole_one_is_taken_and_every_byte_is_read(three: Path) -> None:
+    read: list[tuple[int, int]] = []
+    found = newest_whole(str(three), pytest.fail, set_aside=True, progress=lambda *now: read.append(now))
+    size = file_of(three, 30).stat().st_size
+    assert found is not None and found.step == 30 and read[-1] == (size, size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("flipped", "the checksum of {file} is not the one recorded when it was saved"),
+        ("short", "{file} has {less:,} bytes instead of {size:,}"),
+        ("missing", "{file} is missing"),
+    ],
+)
+def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(three: Path, kind: str, why: str) -> None:
+    file = file_of(three, 30)
+    size = file.stat().st_size
+    damage(file, kind)
+    left = {path.name: path.read_bytes() for path in file.parent.iterdir()}
+    said: list[str] = []
+    found = newest_whole(str(three), said.append, set_aside=True)
+    assert found is not None and found.step == 20 and holds(found, 20)
+    why = why.format(file=file.name, less=size - 1, size=size)
+    assert said == [
+        f"{three}/step-00000030-a1 is damaged: {why}; it is set aside as damaged-step-00000030-a1; "
+        "the one before it that is whole is step-00000020-a1"
+    ]
+    assert folders(three) == ["damaged-step-00000030-a1", "step-00000010-a1", "step-00000020-a1"]
+    assert {path.name: path.read_bytes() for path in (three / "damaged-step-00000030-a1").iterdir()} == left
+    assert newest_whole(str(three), pytest.fail, set_aside=True) == found, "it is told once"
+
+
+def test_two_damaged_ones_fall_back_by_two(three: Path) -> None:
+    damage(file_of(three, 30), "missing")
+    (three / "step-00000020-a1" / "state.json").write_text("{")
+    said: list[str] = []
+    found = newest_whole(str(three), said.append, set_aside=True)
+    assert found is not None and found.step == 10
+    assert [text.split(" is damaged")[0] for text in said] == [
+        f"{three}/step-00000020-a1",
+        f"{three}/step-00000030-a1",
+    ]
+    assert "state.json cannot be understood" in said[0]
+
+
+def test_the_same_step_may_be_set_aside_twice(alone: dist.ProcessGroup, three: Path) -> None:
+    for _ in range(2):
+        damage(file_of(three, 30), "short")
+        newest_whole(str(three), lambda text: None, set_aside=True)
+        save_whole(three, alone, 30, keep=3)
+    assert folders(three)[:2] == ["damaged-2-step-00000030-a1", "damaged-step-00000030-a1"]
+    assert steps(three)[-1] == (30, True)
+
+
+def test_those_who_only_read_move_nothing(three: Path) -> None:
+    damage(file_of(three, 30), "flipped")
+    before, said = folders(three), list[str]()
+    found = newest_whole(str(three), said.append)
+    assert found is not None and found.step == 20
+    assert folders(three) == before and "set aside" not in said[0] and "is damaged" in said[0]
+
+
+def test_damage_to_older_ones_is_nobodys_concern(three: Path) -> None:
+    damage(file_of(three, 10), "flipped")
+    (three / "step-00000020-a1" / "state.json").write_text("")
+    found = newest_whole(str(three), pytest.fail, set_aside=True)
+    assert found is not None and found.step == 30
+
+
+def test_where_all_are_damaged_a_person_decides(three: Path) -> None:
+    """To begin anew without a word would throw away days; and nothing is moved."""
+    for step in (10, 20, 30):
+        damage(file_of(three, step), "short")
+    before = folders(three)
+    with pytest.raises(
+        UserError, match=r"no checkpoint at .* is whole \(step-00000010-a1: .*step-00000030-a1: .*restore"
+    ):
+        newest_whole(str(three), pytest.fail, set_aside=True)
+    assert folders(three) == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "files"}),
+        lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "step"}),
+    ],
+)
+def test_a_state_that_cannot_be_understood_is_damage(three: Path, wrong: Callable[[str], str]) -> None:
+    file = three / "step-00000030-a1" / "state.json"
+    file.write_text(wrong(file.read_text()))
+    assert steps(three) == [(10, True), (20, True)]
+    said: list[str] = []
+    found = newest_whole(str(three), said.append, set_aside=True)
+    assert found is not None and found.step == 20
+    assert "step-00000030-a1 is damaged: state.json cannot be understood (" in said[0]
+
+
+def test_another_version_is_for_a_person_to_settle(three: Path) -> None:
+    file = three / "step-00000030-a1" / "state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": VERSION + 1}))
+    for look in (committed, lambda place: newest_whole(place, pytest.fail, set_aside=True)):
+        with pytest.raises(UserError, match="step-00000030-a1 was written by another version"):
+            look(str(three))
+    assert "step-00000030-a1" in folders(three)
+
+
+def test_names_of_old_still_load_and_are_kept_like_others(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    as_of_old(Path(save_whole(tmp_path, alone, 10)))
+    as_of_old(Path(save_whole(tmp_path, alone, 20, evaluated=False)))
+    assert folders(tmp_path) == ["step-00000010", "step-00000020-before-evaluation"]
+    found = newest_whole(str(tmp_path), pytest.fail)
+    assert found is not None and (found.step, found.evaluated) == (20, False) and holds(found, 20)
+    save_whole(tmp_path, alone, 20, evaluated=False, attempt=3)  # it is there: left alone
+    save_whole(tmp_path, alone, 30, attempt=3)
+    assert folders(tmp_path) == ["step-00000020-before-evaluation", "step-00000030-a3"]
+
+
+def test_newest_are_kept_and_leftovers_removed(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """The newest by step, not by name or date; of one step, the one with its evaluation done."""
+    (tmp_path / "step-00000003-a1").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    for step, evaluated, left in (
+        (5, True, [(5, True)]),
+        (10, False, [(5, True), (10, False)]),
+        (10, True, [(10, False), (10, True)]),
+        (100_000_000, True, [(10, True), (100_000_000, True)]),
+    ):
+        folder = save_whole(tmp_path, alone, step, evaluated=evaluated)
+        assert steps(tmp_path) == left
+        assert (Path(folder) / "state.json").is_file()
+    assert folders(tmp_path) == ["mine", "notes.txt", "step-00000010-a1", "step-100000000-a1"]
+    assert holds(committed(str(tmp_path))[0], 10)
+
+
+def test_the_one_just_saved_is_never_pruned(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """A run that was set back to an older checkpoint by hand goes on below those that were left lying."""
+    for step in (50, 60):
+        save_whole(tmp_path, alone, step)
+    save_whole(tmp_path, alone, 55)
+    assert steps(tmp_path) == [(55, True), (60, True)]
+    save_whole(tmp_path, alone, 20)
+    assert (20, True) in steps(tmp_path)
+
+
+def test_more_may_be_kept(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save_whole(tmp_path, alone, step, keep=3)
+    assert steps(tmp_path) == [(2, True), (3, True), (4, True)]
+
+
+def errors_of(step: int, error: float, at: int | None = None) -> dict[str, Any]:
+    return {"errors": {"step": step if at is None else at, "top1_error": error}}
+
+
+@pytest.mark.parametrize(("keep_best", "left"), [(True, [2, 6, 7]), (False, [6, 7])])
+def test_the_best_is_kept_as_well(alone: dist.ProcessGroup, tmp_path: Path, keep_best: bool, left: list[int]) -> None:
+    """By the error of its own weights: those of steps 3 and 5 still carry the one of the evaluation before."""
+    errors = {
+        1: errors_of(1, 0.5), 2: errors_of(2, 0.3), 3: errors_of(3, 0.3, at=2), 4: errors_of(4, 0.4), 5: errors_of(5, 0.1, at=4),
+        6: errors_of(6, 0.35), 7: errors_of(7, 0.31),
+    }  # fmt: skip
+    for step, facts in errors.items():
+        save_whole(tmp_path, alone, step, facts=facts, keep_best=keep_best)
+    assert [step for step, _ in steps(tmp_path)] == left
+
+
+def test_of_two_that_are_as_good_the_later_is_kept(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    for step, error in ((1, 0.2), (2, 0.2), (3, 0.9), (4, 0.9), (5, 0.9)):
+        save_whole(tmp_path, alone, step, facts=errors_of(step, error))
+    assert [step for step, _ in steps(tmp_path)] == [2, 4, 5]
+
+
+def test_leftovers_of_dead_attempts_go_and_those_of_a_later_one_stay(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """A process of attempt 2 that is still there, cut off from the others, must not take away what attempt 3 is writing."""
+    unfinished = ["step-00000001", "step-00000002-a1", "step-00000003-a2", "step-00000004-a3"]
+    for name in unfinished:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "columns-00-to-01.safetensors").write_bytes(b"half of it")
+    save_whole(tmp_path, alone, 10, attempt=2)
+    assert folders(tmp_path) == ["step-00000004-a3", "step-00000010-a2"]
+
+
+def test_what_was_set_aside_goes_when_all_that_is_kept_is_newer(alone: dist.ProcessGroup, three: Path) -> None:
+    damage(file_of(three, 30), "short")
+    newest_whole(str(three), lambda text: None, set_aside=True)
+    save_whole(three, alone, 30, keep=2)
+    save_whole(three, alone, 40, keep=2)
+    assert folders(three) == ["damaged-step-00000030-a1", "step-00000030-a1", "step-00000040-a1"]
+    save_whole(three, alone, 50, keep=2)
+    assert folders(three) == ["step-00000040-a1", "step-00000050-a1"]
+
+
+def test_a_damaged_neighbour_stops_no_save_and_is_left_alone(alone: dist.ProcessGroup, three: Path) -> None:
+    """It is told when a run would go on from it."""
+    (three / "step-00000020-a1" / "state.json").write_text("{")
+    save_whole(three, alone, 40)
+    assert folders(three) == ["step-00000020-a1", "step-00000030-a1", "step-00000040-a1"]
+
+
+def test_what_cannot_be_removed_is_told_and_stops_nothing(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(folder: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(shutil, "rmtree", refuses)  # root, who runs tests in containers, may remove anything
+    said: list[str] = []
+    prune(str(three), "step-00000030-a1", keep=2, keep_best=True, attempt=1, say=said.append)
+    assert said == [f"{three}/step-00000010-a1 could not be removed: [Errno 1] Operation not permitted"]
+    assert steps(three) == [(20, True), (30, True)], "without its state it is no checkpoint, whatever is left"
+
+
+def test_a_listing_knows_what_each_folder_is(three: Path) -> None:
+    (three / "step-00000020-a1" / "state.json").write_text("{")
+    (three / "step-00000040-a2-before-evaluation").mkdir()
+    (three / "damaged-2-step-00000005-a1").mkdir()
+    (three / "else").mkdir()
+    listing = list_checkpoints(str(three))
+    assert [found.step for found in listing.committed] == [10, 30]
+    assert [folder for folder, _ in listing.damaged.values()] == ["step-00000020-a1"]
+    assert list(listing.unfinished.values()) == ["step-00000040-a2-before-evaluation"]
+    assert listing.set_aside == {"damaged-2-step-00000005-a1": Name(step=5, evaluated=True, attempt=1)}

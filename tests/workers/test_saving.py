@@ -1,0 +1,242 @@
+"""Saving while training goes on: what is saved is the state at its step, one at a time, and a failure reaches every rank."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from configs.loader import load as load_config
+from tests.workers.columns import differences, fill, holds, make, save_whole, saver, state
+from workers import saving
+from workers.checkpoint_list import committed, newest_whole
+from workers.saving import settings_to_keep
+
+PROJECT = Path(__file__).parents[2]
+
+
+class Gate:
+    """Lets `save_file` begin when it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+        working = saving.save_file
+
+        def held(*arguments: Any) -> None:
+            self.reached.set()
+            assert self.opened.wait(20)
+            working(*arguments)
+
+        monkeypatch.setattr(saving, "save_file", held)
+
+
+def test_what_is_saved_is_the_state_at_its_step_though_training_goes_on(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    model, optimizer = make()
+    fill(model, optimizer, 1)
+    own, facts = saver(tmp_path, model, optimizer, alone), {**state(1), "schedule": {"waited": 1}}
+    own.save(facts)
+    assert gate.reached.wait(20)
+    # Not a byte is written yet, and everything changes.
+    fill(model, optimizer, 2)
+    facts["schedule"]["waited"] = 2
+    assert committed(str(tmp_path)) == [] and own.reports() == []
+    gate.opened.set()
+    own.wait()
+    assert differences(model, optimizer, 2) == []
+    [found] = committed(str(tmp_path))
+    assert holds(found, 1) and found.state["schedule"] == {"waited": 1}
+
+
+def test_one_save_is_under_way_and_the_next_waits_and_says_how_long(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    model, optimizer = make()
+    own = saver(tmp_path, model, optimizer, alone)
+    own.save(state(1))
+    assert gate.reached.wait(20)
+    threading.Timer(0.3, gate.opened.set).start()
+    fill(model, optimizer, 2)
+    own.save(state(2))
+    [first] = own.reports()
+    assert (first["kind"], first["step"], first["folder"]) == ("checkpoint", 1, f"{tmp_path}/step-00000001-a1")
+    own.wait()
+    [second] = own.reports()
+    assert first["waited_seconds"] < 0.1 < second["waited_seconds"] <= second["stopped_seconds"]
+    assert first["commit_seconds"] > 0.1
+    assert [found.step for found in committed(str(tmp_path))] == [1, 2]
+    assert holds(committed(str(tmp_path))[-1], 2)
+
+
+def test_with_nothing_under_way_there_is_nothing_to_wait_for(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    own = saver(tmp_path, *make(), alone)
+    own.wait()
+    assert not own.has_failed and own.reports() == [] and list(tmp_path.iterdir()) == []
+
+
+def test_state_comes_back_as_it_was_given(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    given = {"schedule": {"best": float("inf"), "waited": 2}, "errors": {"loss": 0.1}, "dataset": "ä"}
+    save_whole(tmp_path, alone, 7, attempt=3, facts=given)
+    [found] = committed(str(tmp_path))
+    assert {key: found.state[key] for key in given} == given
+    assert (found.name, found.state["attempt"]) == ("step-00000007-a3", 3)
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_step_that_any_attempt_has_committed_is_left_alone(
+    alone: dist.ProcessGroup, tmp_path: Path, attempt: int
+) -> None:
+    """It is the same, bit for bit; writing it anew would put it at risk."""
+    first = save_whole(tmp_path, alone, 1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert save_whole(tmp_path, alone, 1, attempt=attempt) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_saving_over_what_was_never_committed_begins_anew(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    folder = Path(save_whole(tmp_path, alone, 1))
+    (folder / "columns-00-to-00.safetensors").write_bytes(b"of a save that had another split")
+    (folder / "state.json").unlink()
+    save_whole(tmp_path, alone, 1)
+    assert sorted(path.name for path in folder.iterdir()) == ["columns-00-to-01.safetensors", "state.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_oserror(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"the checkpoint could not be written \(rank 0: .*file"):
+        save_whole(tmp_path / "file", alone)
+
+
+def test_a_state_that_cannot_be_committed_is_an_oserror(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_whole(tmp_path, alone, 1)
+
+    def fails(store: Any, folder: str, content: bytes) -> None:
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr("workers.checkpoint_store.FolderStore.commit", fails)
+    with pytest.raises(OSError, match=r"rank 0: Input/output error"):
+        save_whole(tmp_path, alone, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001-a1"]
+
+
+def test_a_failure_is_kept_until_it_is_asked_for(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving, "save_file", full)
+    own = saver(tmp_path, *make(), alone)
+    own.save(state(1))
+    end = time.monotonic() + 20
+    while not own.has_failed:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert own.reports() == []
+    for again in (lambda: own.save(state(2)), own.wait):
+        with pytest.raises(
+            OSError, match=r"rank 0: \[Errno 28\] No space left on device\); the ones before it are whole"
+        ):
+            again()
+
+
+def test_a_mistake_of_ours_is_named_too(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: Any) -> None:
+        raise TypeError("not a tensor")
+
+    monkeypatch.setattr(saving, "save_file", wrong)
+    with pytest.raises(OSError, match=r"rank 0: TypeError: not a tensor"):
+        save_whole(tmp_path, alone, 1)
+
+
+def test_a_full_file_system_leaves_the_last_checkpoint_whole(alone: dist.ProcessGroup, small_disk: Path) -> None:
+    """A real one, which has room for two checkpoints: the third finds none, before an older one may go."""
+    for step in (1, 2):
+        save_whole(small_disk, alone, step)
+    size = sum(file.stat().st_size for file in small_disk.glob("step-00000002-a1/*"))
+    (small_disk / "filling").write_bytes(bytes(_free(small_disk) - size // 2))
+    with pytest.raises(OSError, match=r"rank 0: .*No space left on device.*the ones before it are whole"):
+        save_whole(small_disk, alone, 3)
+    found = newest_whole(str(small_disk), pytest.fail)
+    assert found is not None and found.step == 2 and holds(found, 2)
+    (small_disk / "filling").unlink()
+    save_whole(small_disk, alone, 3)
+    assert [found.step for found in committed(str(small_disk))] == [2, 3]
+
+
+def _free(folder: Path) -> int:
+    told = os.statvfs(folder)
+    return told.f_bavail * told.f_bsize
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted (that is for root): {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+SAVES_AND_SAVES = """
+import sys, torch.distributed as dist
+from tests.workers.columns import make, fill, saver, state
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+model, optimizer = make()
+own = saver(sys.argv[1], model, optimizer, dist.group.WORLD, attempt=int(sys.argv[2]))
+for step in range(int(sys.argv[3]), 10**6):
+    fill(model, optimizer, step)
+    own.save(state(step))
+    print(step, flush=True)
+"""
+
+
+def test_killed_at_any_moment_it_leaves_whole_checkpoints_and_no_other(tmp_path: Path) -> None:
+    first = 1
+    for attempt, seconds in ((1, 0.05), (2, 0.113)):
+        command = [sys.executable, "-c", SAVES_AND_SAVES, str(tmp_path), str(attempt), str(first)]
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(4):
+            assert process.stdout.readline(), "it ended by itself"
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        found = newest_whole(str(tmp_path), lambda text: None, set_aside=True)
+        assert found is not None and found.step > first and holds(found, found.step)
+        assert not list(tmp_path.glob("damaged-*")), "a state file is there, and something else is not"
+        first = found.step + 1
+
+
+def test_a_checkpoint_keeps_its_config_but_no_keys() -> None:
+    config = load_config(
+        None,
+        [
+            "data.path=s3://me:mine@bucket/set?region=x&secret_key=mine",
+            "checkpoint.folder=s3://bucket/runs?access_key=me&secret_key=mine&endpoint_override=host:1",
+        ],
+    )
+    kept = settings_to_keep(config)
+    assert kept["data"]["path"] == "s3://bucket/set?region=x"
+    assert kept["checkpoint"]["folder"] == "s3://bucket/runs?endpoint_override=host%3A1"
+    assert "mine" not in json.dumps(kept)
+    assert settings_to_keep(load_config())["data"]["path"] == load_config().data.path
