@@ -139,7 +139,7 @@ class WorkerGroup:
                 name: data_actor.options(
                     num_cpus=cluster.cpus_per_data_worker, max_restarts=-1, max_task_retries=0, scheduling_strategy=near
                 ).remote(plan.config, name)
-                for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_workers))
+                for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_worker_count))
             }
             self.data_workers.append(workers)
             self.feeds.append(

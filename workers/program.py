@@ -55,7 +55,7 @@ class Program:
         return cls(
             batch_size=train.batch_size,
             test_batch_size=train.evaluate_batch_size,
-            replicas=config.cluster.replicas,
+            replicas=config.cluster.replica_count,
             replica=replica,
             train_rows=train_rows,
             validation_rows=validation_rows,
