@@ -8,3 +8,6 @@ COLUMN_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
+
+# Since Ray 2.58 a process that asks for no GPU sees them all; this keeps those that need none off them.
+NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}

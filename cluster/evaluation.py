@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cluster.console import RunConsole, errors_table, print_plan
 from cluster.dataset import dataset_size, verify
 from cluster.plan import local_cpus, local_gpus, make_plan
+from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import ray_session
 from cluster.signals import StopSignals
 from configs.errors import UserError
@@ -54,7 +55,8 @@ def run_evaluation(
             metadata={"run": config.name},
         ) as ray:
             if address is not None:
-                plan = make_plan(config, int(ray.cluster_resources().get("GPU", 0)), plan.dataset)
+                plan = plan_for_cluster(ray, config, plan.dataset)
+            preflight(ray, plan, None)
             from cluster.group import WorkerGroup
             from cluster.supervisor import Supervisor
 

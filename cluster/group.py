@@ -18,15 +18,15 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from cluster.environment import COLUMN_ENVIRONMENT
+from cluster.environment import COLUMN_ENVIRONMENT, NO_GPUS
 from cluster.failures import RunFailed, explain
+from cluster.paths import absolute
 from cluster.plan import Plan
 from configs.errors import UserError
 from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
 from workers.data.feed import Feed
-from workers.data.storage import is_url
 
 
 class WorkerGroup:
@@ -37,13 +37,7 @@ class WorkerGroup:
 
     def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1) -> None:
         self.views = views
-        # Actors have working directories of their own.
-        data = plan.config.data
-        if data.cache_folder is not None:
-            data = replace(data, cache_folder=str(Path(data.cache_folder).expanduser().resolve()))
-        if not is_url(data.path):
-            data = replace(data, path=str(Path(data.path).resolve()))
-        self.plan = replace(plan, config=replace(plan.config, data=data))
+        self.plan = replace(plan, config=replace(plan.config, data=absolute(plan.config.data)))
         self.columns: list[Any] = []
         self.feeds: list[Any] = []
         self.data_workers: list[dict[str, Any]] = []
@@ -131,13 +125,19 @@ class WorkerGroup:
     def _start_data(self) -> None:
         plan, cluster = self.plan, self.plan.config.cluster
         data_actor, feed_actor = ray.remote(DataWorker), ray.remote(Feed)
+        gpus = plan.mesh.device == "cuda"
         for replica in range(plan.mesh.replicas):
             near = NodeAffinitySchedulingStrategy(
                 self.about[replica * plan.mesh.processes_per_replica]["node_id"], soft=True
             )
             workers = {
                 name: data_actor.options(
-                    num_cpus=cluster.cpus_per_data_worker, max_restarts=-1, max_task_retries=0, scheduling_strategy=near
+                    num_cpus=cluster.cpus_per_data_worker,
+                    max_restarts=-1,
+                    max_task_retries=0,
+                    scheduling_strategy=near,
+                    # A process with an environment of its own starts a second later; without GPUs there is nothing to hide.
+                    runtime_env={"env_vars": NO_GPUS} if gpus else None,
                 ).remote(plan.config, name)
                 for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_worker_count))
             }
