@@ -18,7 +18,10 @@ else:
         def Field(**limits: Any) -> Any:
             return tuple(limits.items())
 
-        ConfigDict, PlainValidator = dict, tuple
+        def PlainValidator(function: Any) -> Any:
+            return function
+
+        ConfigDict = dict
 
 
 def _count_or_auto(value: Any) -> Any:

@@ -75,15 +75,16 @@ def report(ray: Any, plan: Plan, location: str) -> int:
     return 0 if all(result.ok for result in results) else 2
 
 
-def look(
-    ray: Any,
-    plan: Plan,
-    location: str | None,
-    *,
-    thorough: bool = False,
-    answer_seconds: float = ANSWER_SECONDS,
-) -> list[Result]:
-    """Run all checks. thorough: also those that take seconds and make little sense on one node."""
+def look(ray: Any, plan: Plan, location: str | None, *, thorough: bool = False) -> list[Result]:
+    """All checks. thorough: also those that take seconds and make little sense on one node."""
+    results, hosts = look_at_nodes(ray, plan, location)
+    return results + check_links(ray, plan, hosts, one_node_too=thorough)
+
+
+def look_at_nodes(
+    ray: Any, plan: Plan, location: str | None, answer_seconds: float = ANSWER_SECONDS
+) -> tuple[list[Result], list[Node]]:
+    """All checks but those of links; returns as well the nodes that answer and may have columns."""
     nodes = alive_nodes(ray)
     results = [*check_joined(ray, plan.config.cluster.nodes, nodes), *check_room(plan, nodes)]
     fingerprint, token = _fingerprint(plan), secrets.token_hex(4)
@@ -107,7 +108,7 @@ def look(
         if storage is not None:
             results += storage.check(plan, {node: said.storage for node, said in answers.items() if said.storage})
     results += judged.check_data(found) + judged.check_store(found)
-    return results + check_links(ray, plan, [node for node, _ in found.hosts], one_node_too=thorough)
+    return results, [node for node, _ in found.hosts]
 
 
 def ask(ray: Any, questions: Sequence[Question], seconds: float) -> tuple[dict[str, Answer], dict[str, str]]:
