@@ -44,7 +44,7 @@ class Attempts:
 
     def __init__(self, run: RunFolder, plan: Plan, signals: StopSignals, console: RunConsole) -> None:
         self.run, self.signals, self.console = run, signals, console
-        self.plan = replace(plan, mesh=replace(plan.mesh, replicas=plan.config.cluster.replicas))
+        self.plan = replace(plan, mesh=replace(plan.mesh, replicas=plan.config.cluster.replica_count))
         """With all replicas; an attempt may have fewer."""
         self.number = run.attempts()
         self.failures: list[str] = []

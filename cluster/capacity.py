@@ -24,8 +24,8 @@ def replicas_that_fit(plan: Plan, *, held: int = 0) -> int:
         fits = int(free.get("CPU", 0.0) // columns_cpus)
         room += min(fits, int(free.get("GPU", 0.0) // processes)) if plan.mesh.device == "cuda" else fits
     # Data workers may be anywhere.
-    room = min(room, held + int(cpus // (columns_cpus + cluster.data_workers * cluster.cpus_per_data_worker)))
-    return max((n for n in range(1, room + 1) if cluster.replicas % n == 0), default=0)
+    room = min(room, held + int(cpus // (columns_cpus + cluster.data_worker_count * cluster.cpus_per_data_worker)))
+    return max((n for n in range(1, room + 1) if cluster.replica_count % n == 0), default=0)
 
 
 def _free_resources() -> list[dict[str, float]]:

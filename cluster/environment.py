@@ -12,3 +12,6 @@ COLUMN_ENVIRONMENT = {
     # After a time limit in NCCL its process ends, and the supervisor hears of it.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
+
+# Since Ray 2.58 a process that asks for no GPU sees them all; this keeps those that need none off them.
+NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}

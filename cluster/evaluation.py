@@ -11,6 +11,7 @@ from cluster.dataset import dataset_size, verify
 from cluster.failures import RunFailed
 from cluster.outcomes import Failure, Stopped
 from cluster.plan import local_cpus, local_gpus, make_plan
+from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import cluster_address, ray_session
 from cluster.signals import StopSignals
 from configs.errors import UserError
@@ -58,7 +59,8 @@ def run_evaluation(
             metadata={"run": config.name},
         ) as ray:
             if address is not None:
-                plan = make_plan(config, int(ray.cluster_resources().get("GPU", 0)), plan.dataset)
+                plan = plan_for_cluster(ray, config, plan.dataset)
+            preflight(ray, plan, None)
             from cluster.group import WorkerGroup
             from cluster.supervisor import Supervisor
 

@@ -10,7 +10,6 @@ Start-up, in this order:
 
 import contextlib
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -23,14 +22,14 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from cluster.environment import COLUMN_ENVIRONMENT
+from cluster.environment import COLUMN_ENVIRONMENT, NO_GPUS
 from cluster.failures import NoRoomError, RunFailed, explain
+from cluster.paths import absolute
 from cluster.plan import Plan
 from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
 from workers.data.feed import Feed
-from workers.data.storage import is_url
 
 
 class WorkerGroup:
@@ -41,13 +40,7 @@ class WorkerGroup:
 
     def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1, attempt: int = 1) -> None:
         self.views, self.attempt = views, attempt
-        # Actors have working directories of their own.
-        data = plan.config.data
-        if data.cache_folder is not None:
-            data = replace(data, cache_folder=str(Path(data.cache_folder).expanduser().resolve()))
-        if not is_url(data.path):
-            data = replace(data, path=str(Path(data.path).resolve()))
-        self.plan = replace(plan, config=replace(plan.config, data=data))
+        self.plan = replace(plan, config=replace(plan.config, data=absolute(plan.config.data)))
         self.columns: list[Any] = []
         self.feeds: list[Any] = []
         self.data_workers: list[dict[str, Any]] = []
@@ -142,8 +135,8 @@ class WorkerGroup:
         """nodes: id of each replica's node."""
         plan, cluster = self.plan, self.plan.config.cluster
         data_actor, feed_actor = ray.remote(DataWorker), ray.remote(Feed)
-        # An actor that asks for no GPU sees all of them (Ray 2.58), and whatever it imports might take memory there.
-        blind = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}} if plan.mesh.device == "cuda" else None
+        # A process with an environment of its own starts a second later; without GPUs there is nothing to hide.
+        blind = {"env_vars": NO_GPUS} if plan.mesh.device == "cuda" else None
         for replica in range(plan.mesh.replicas):
             near = NodeAffinitySchedulingStrategy(nodes[replica], soft=True)
             workers = {
@@ -154,7 +147,7 @@ class WorkerGroup:
                     scheduling_strategy=near,
                     runtime_env=blind,
                 ).remote(plan.config, name)
-                for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_workers))
+                for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_worker_count))
             }
             self.data_workers.append(workers)
             self.feeds.append(

@@ -3,10 +3,12 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster import memory
+from cluster.auto import NodeDevices, resolve_auto
 from configs.errors import UserError
 from configs.geometry import Layer, layers, share
 from configs.schema import Config
@@ -35,6 +37,8 @@ class Plan:
     """Why the mesh is on these devices."""
     table: tuple[Layer, ...]
     dataset: DatasetSize | None
+    auto: tuple[tuple[str, str], ...] = ()
+    """In words, what became of the counts that the config gives as `auto`; `config` has numbers."""
 
     @property
     def parameters(self) -> int:
@@ -54,7 +58,7 @@ class Plan:
     @property
     def images_per_replica(self) -> int:
         """In one forward pass; replicas that are missing leave more passes to the others, not larger ones."""
-        return self.config.train.batch_size // self.config.cluster.replicas
+        return self.config.train.batch_size // self.config.cluster.replica_count
 
     @property
     def exchanged_floats(self) -> int:
@@ -103,7 +107,7 @@ class Plan:
         cluster = self.config.cluster
         return (
             self.mesh.size * cluster.cpus_per_column
-            + self.mesh.replicas * cluster.data_workers * cluster.cpus_per_data_worker
+            + self.mesh.replicas * cluster.data_worker_count * cluster.cpus_per_data_worker
         )
 
     @property
@@ -128,10 +132,16 @@ class Plan:
         return found
 
 
-def make_plan(config: Config, gpus: int, dataset: DatasetSize | None) -> Plan:
-    """gpus: that there are, on this machine or in the cluster. Raises UserError if the config asks for more."""
+def make_plan(
+    config: Config, gpus: int, dataset: DatasetSize | None, *, nodes: Sequence[NodeDevices] | None = None
+) -> Plan:
+    """gpus: that there are, on this machine or in the cluster. nodes: what each node has; None: this machine is the only one.
+
+    Raises UserError if the config asks for more.
+    """
+    config, auto = resolve_auto(config, nodes or [NodeDevices(gpus=gpus, cpus=os.cpu_count() or 1)])
     mesh, why = choose_mesh(config, gpus)
-    return Plan(config=config, mesh=mesh, why=why, table=tuple(layers(config.network)), dataset=dataset)
+    return Plan(config=config, mesh=mesh, why=why, table=tuple(layers(config.network)), dataset=dataset, auto=auto)
 
 
 def choose_mesh(config: Config, gpus: int) -> tuple[Mesh, str]:
@@ -139,7 +149,7 @@ def choose_mesh(config: Config, gpus: int) -> tuple[Mesh, str]:
 
     Raises UserError if `cluster.device` is cuda and there are too few.
     """
-    replicas, columns, wish = config.cluster.replicas, config.network.columns, config.cluster.device
+    replicas, columns, wish = config.cluster.replica_count, config.network.columns, config.cluster.device
     each = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cuda")
     if wish != "cpu" and gpus >= replicas * columns:
         return each, f"{gpus} GPU(s) for {replicas * columns} column(s): one each, exchanging over NCCL"
@@ -217,9 +227,10 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             "actors",
             f"{mesh.size} column worker(s) with {cluster.cpus_per_column} CPU(s)"
             + (" and 1 GPU" if mesh.device == "cuda" else "")
-            + f" each; {mesh.replicas * cluster.data_workers} data worker(s) with {cluster.cpus_per_data_worker:g} CPU(s) each; "
-            + f"{mesh.replicas} feed(s)",
+            + f" each; {mesh.replicas * cluster.data_worker_count} data worker(s) with {cluster.cpus_per_data_worker:g} CPU(s) "
+            + f"each; {mesh.replicas} feed(s)",
         ),
+        *plan.auto,
         (
             "memory",
             f"about {_mb(plan.actor_bytes)} per column worker"

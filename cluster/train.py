@@ -7,6 +7,7 @@ EXAMPLES = """\
 examples:
   python -m cluster.train                                    the built-in demo: draws its pictures, trains in minutes
   python -m cluster.train --plan original.yaml               what would run, without running it
+  python -m cluster.train --check original.yaml --address auto   whether the cluster, storage and data are fit for it
   python -m cluster.train tiny_imagenet.yaml data.path=data/tiny train.epochs=3
   python -m cluster.train my.yaml --address auto             on the Ray cluster that this machine belongs to
   python -m cluster.train tiny_imagenet.yaml name=wide network.convs.conv1.maps=96
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", nargs="?", help="YAML file or name of a built-in config (default: demo.yaml)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that differ from the file's")
     parser.add_argument("--plan", action="store_true", help="print what would run, and stop; needs no Ray")
+    parser.add_argument("--check", action="store_true", help="look at nodes, storage, data and links, and stop")
     parser.add_argument(
         "--address",
         metavar="ADDRESS",
@@ -41,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     from cluster.entry import run_entry
     from cluster.training import run_training
 
-    return run_entry(lambda: run_training(config, settings, plan_only=args.plan, address=args.address))
+    return run_entry(
+        lambda: run_training(config, settings, plan_only=args.plan, check_only=args.check, address=args.address)
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from cluster.console import RunConsole, clock, errors_table, print_plan
 from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
+from cluster.paths import absolute_location
 from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
+from cluster.preflight.run import plan_for_cluster, preflight, report
 from cluster.ray_session import cluster_address, ray_session
 from cluster.run_folder import RunFolder
 from cluster.signals import StopSignals
@@ -18,8 +20,15 @@ if TYPE_CHECKING:
     from workers.checkpoint import Checkpoint
 
 
-def run_training(config_path: str | None, settings: Iterable[str], *, plan_only: bool, address: str | None) -> int:
-    """Train to the end, or until stopped; returns the exit code.
+def run_training(
+    config_path: str | None,
+    settings: Iterable[str],
+    *,
+    plan_only: bool = False,
+    check_only: bool = False,
+    address: str | None = None,
+) -> int:
+    """Train to the end, or until stopped; returns the exit code. check_only: look at what a run needs, and stop.
 
     Raises UserError for wrong input, RunFailed if the run could not go on, Interrupted if it was stopped at once.
     """
@@ -35,10 +44,10 @@ def run_training(config_path: str | None, settings: Iterable[str], *, plan_only:
             f"no data set at {config.data.path}; make one with "
             f"`python -m cluster.prepare folder SOURCE --out {config.data.path}`, or set data.path"
         )
-    if _complete(run, plan):
+    if not check_only and _complete(run, plan):
         return 0
     with StopSignals() as signals:
-        if not plan.dataset.drawn_first:
+        if not plan.dataset.drawn_first and not check_only:
             verify(config)
         with ray_session(
             address,
@@ -48,11 +57,14 @@ def run_training(config_path: str | None, settings: Iterable[str], *, plan_only:
             metadata={"run": config.name},
         ) as ray:
             if address is not None:
-                plan = make_plan(config, int(ray.cluster_resources().get("GPU", 0)), plan.dataset)
+                plan = plan_for_cluster(ray, config, plan.dataset)
+            if check_only:
+                return report(ray, plan, absolute_location(run.checkpoints))
             if plan.dataset is not None and plan.dataset.drawn_first:
                 draw(config, ray)
                 verify(config)
             print_plan(describe(plan))
+            preflight(ray, plan, absolute_location(run.checkpoints))
             return _train(run, plan, signals)
 
 

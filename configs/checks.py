@@ -66,7 +66,7 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
     train, replicas = config.train, config.cluster.replicas
     if (train.epochs is None) == (train.steps is None):
         yield "train", "set exactly one of train.epochs and train.steps (the other to null)"
-    if train.batch_size % replicas:
+    if replicas != "auto" and train.batch_size % replicas:
         yield (
             "train.batch_size",
             f"{train.batch_size} images cannot be split over cluster.replicas = {replicas}",

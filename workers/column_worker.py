@@ -1,14 +1,12 @@
 """The column worker: the Ray actor that owns one column of one replica (or all columns, on a single GPU) and trains it."""
 
 import os
-import socket
 import threading
 import time
 import warnings
 from datetime import timedelta
 from typing import Any, Literal
 
-import psutil
 import ray
 import torch
 import torch.distributed as dist
@@ -29,6 +27,7 @@ from workers.batches import Batches
 from workers.checkpoint import Checkpoint, load
 from workers.data.cache import local_folder
 from workers.data.manifest import Manifest, pixel_statistics
+from workers.interfaces import interface_of
 from workers.loop import Loop
 from workers.mesh import Mesh
 from workers.program import Program
@@ -80,7 +79,7 @@ class ColumnWorker:
 
         own: this node's address in the cluster. address, port: of rank 0's store.
         """
-        interface = _interface_of(own)
+        interface = interface_of(own)
         if interface:
             # Host names that resolve to 127.0.1.1 (Debian's default) would otherwise lead gloo astray.
             os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
@@ -221,11 +220,3 @@ class ColumnWorker:
 
     def _start_timeout(self) -> timedelta:
         return timedelta(seconds=self.config.cluster.start_timeout_seconds)
-
-
-def _interface_of(address: str) -> str | None:
-    """Name of the network interface that has this IPv4 address."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(entry.family == socket.AF_INET and entry.address == address for entry in addresses):
-            return name
-    return None

@@ -64,8 +64,8 @@ class Program:
         cls, config: Config, *, train_rows: int, validation_rows: int, replica: int, replicas: int | None = None
     ) -> "Program":
         """replicas: that there are, a divisor of those in the config (default: all of them)."""
-        replicas = config.cluster.replicas if replicas is None else replicas
-        assert config.cluster.replicas % replicas == 0, "every replica takes the same number of parts"
+        replicas = config.cluster.replica_count if replicas is None else replicas
+        assert config.cluster.replica_count % replicas == 0, "every replica takes the same number of parts"
         train, per_epoch = config.train, train_rows / config.train.batch_size
         # 90 times 41.7 is 3753 and a little in floats; that little is no step.
         steps = train.steps if train.steps is not None else math.ceil((train.epochs or 0) * per_epoch - 1e-9)
@@ -75,7 +75,7 @@ class Program:
             test_batch_size=train.evaluate_batch_size,
             replicas=replicas,
             replica=replica,
-            parts=config.cluster.replicas // replicas,
+            parts=config.cluster.replica_count // replicas,
             train_rows=train_rows,
             validation_rows=validation_rows,
             total_steps=steps,
