@@ -69,6 +69,9 @@ def kept_bytes(config: Config, table: Iterable[Layer], columns_per_process: int,
             total += layer.inputs * layer.input_side**2 * FLOAT_BYTES
         if layer.kind == "conv":
             conv = network.convs[layer.name]
+            if conv.local:  # every position's inputs, side by side
+                copies = 1 if number == 0 or conv.sees == "all" else columns_per_process
+                total += copies * layer.inputs * conv.kernel**2 * layer.side**2 * FLOAT_BYTES
             total += _after_conv_bytes(conv, layer, outputs, network.activation == "relu")
             last = number + 1 == len(network.convs) and conv.then[-1:] == ("activation",)
             if last and config.compute.channels_last and layer.final_side > 1:

@@ -86,7 +86,7 @@ def _seen(
 
     from alexnet.augment import Preprocess
     from alexnet.colour import colour_basis
-    from workers.data.draws import crop_positions, draw
+    from workers.data.draws import crop_positions, draw, first_offset
     from workers.data.manifest import pixel_statistics
 
     statistics, noise = pixel_statistics(manifest, folder), augment.colour_noise
@@ -96,6 +96,7 @@ def _seen(
         epochs=np.full_like(positions, epoch),
         positions=positions,
         offsets_per_axis=crop_positions(augment, manifest.image_size, crop),
+        first=first_offset(augment, manifest.image_size, crop),
         colour_basis=None if noise is None else colour_basis(noise, statistics),
     )
     crops = np.stack(
