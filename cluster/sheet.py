@@ -44,7 +44,8 @@ def draw_sheet(folder: Path, manifest: "Manifest", sheet: Path, config: str, sam
     seen = []
     for epoch in range(EPOCHS):
         places = np.empty(len(dataset), np.int64)
-        places[permutation(seed, epoch, len(dataset))] = np.arange(len(dataset))
+        same = settings.train.order == "same_every_epoch"
+        places[permutation(seed, 0 if same else epoch, len(dataset))] = np.arange(len(dataset))
         seen.append(_seen(folder, manifest, augment, crop, seed, epoch, places[rows], stored))
     labels = [manifest.classes[dataset.label(int(row))] for row in rows]
     keys = [dataset.key(int(row)) for row in rows]

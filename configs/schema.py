@@ -134,6 +134,9 @@ class Train(Section):
     """Images per update, over all replicas."""
     seed: Natural = 0
     """Of the initial weights, the order, the augmentation and dropout."""
+    order: Literal["new_every_epoch", "same_every_epoch"] = "new_every_epoch"
+    """Whether the training images are shuffled anew for each epoch, or once. The authors' files of images, shuffled once, go by
+    in the same order every epoch (cuda-convnet's data.py); the paper does not say."""
     init_from: str | None = None
     """Folder of another run (its newest checkpoint is taken) or of one checkpoint, whose weights this run starts from. Layers
     that are not there, or have another shape there, start anew; momentum and schedule start from the beginning."""

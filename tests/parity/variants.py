@@ -4,7 +4,7 @@ import dataclasses
 
 from configs.loader import built_in, load
 from configs.schema import Config, Network
-from tests.parity.cases import Case
+from tests.parity.cases import CASES, Case
 
 NARROWER_CONVS, NARROWER_DENSES = 16, 128
 SIDES = {224: 96, 227: 99}
@@ -52,7 +52,21 @@ def _distinct() -> dict[str, Case]:
     return found
 
 
-VARIANTS = _distinct()
+def _complete() -> Network:
+    """What no built-in network has: locally connected layers in two columns, with windows that hang over, and linear units that
+    see their own column."""
+    network = CASES["complete"].network
+    convs, denses = dict(network.convs), dict(network.denses)
+    convs["conv1"] = dataclasses.replace(convs["conv1"], local=True)
+    convs["conv4"] = dataclasses.replace(convs["conv4"], local=True, kernel=2, stride=2)
+    denses["fc6"] = dataclasses.replace(denses["fc6"], linear=True)
+    return dataclasses.replace(network, convs=convs, denses=denses)
+
+
+VARIANTS = {
+    **_distinct(),
+    "local columns": Case(network=_complete(), decay_of={"conv1": 0.5, "fc6": 0.0}, decay_biases=True, updates=3),
+}
 SPLIT = {
     name: case
     for name, case in VARIANTS.items()

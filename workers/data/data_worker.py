@@ -59,7 +59,8 @@ class DataWorker:
         self._manifest = Manifest.load(folder)
         self._train = Dataset(folder, "train", self._manifest, fetch)
         self._validation = Dataset(folder, "validation", self._manifest, fetch)
-        self._order = Order(config.train.seed, len(self._train))
+        same = config.train.order == "same_every_epoch"
+        self._order = Order(config.train.seed, len(self._train), same=same)
         self._crop = config.network.input_size
         self._offsets = crop_positions(config.augment, self._manifest.image_size, self._crop)
         self._first_offset = first_offset(config.augment, self._manifest.image_size, self._crop)
