@@ -1,12 +1,15 @@
 """Fine-tuning: which layers a run takes from another's checkpoint, bit by bit, on any split; and what is refused."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 
 from alexnet.network import AlexNet
 from configs.errors import UserError
@@ -66,6 +69,33 @@ def test_all_layers_that_fit_are_taken_on_any_split(run: Path, column: int | Non
     assert start is not None and (start.taken, start.new) == (ALL, ("classifier",))
     assert taken(model, seed=2) == set(ALL)
     assert start.checkpoint.step == 2, "a run's newest checkpoint"
+
+
+@pytest.mark.parametrize("column", [None, 0, 1])
+def test_rows_are_found_in_whichever_file_has_them(run: Path, column: int | None) -> None:
+    """A checkpoint of three processes, uneven shares, cut from that of one."""
+    folder = run / "checkpoints" / "step-00000002"
+    content = json.loads((folder / "state.json").read_text())
+    [file] = folder.glob("*.safetensors")
+    tensors, entries = load_file(file), []
+    for number in range(3):
+        cuts = {name: [len(t) * number // 3, len(t) * (number + 1) // 3] for name, t in tensors.items()}
+        part = folder / f"part-{number}.safetensors"
+        save_file({name: tensors[name][start:stop].clone() for name, (start, stop) in cuts.items()}, part)
+        sha256 = hashlib.sha256(part.read_bytes()).hexdigest()
+        entries.append({"file": part.name, "bytes": part.stat().st_size, "sha256": sha256, "rows": cuts})
+    (folder / "state.json").write_text(json.dumps({**content, "files": entries}))
+    model = (
+        AlexNet(OTHER, seed=5)
+        if column is None
+        else AlexNet(OTHER, first_column=column, columns=1, exchange=Silent(2), seed=5)
+    )
+    assert init_from(train(run), model) is not None
+    assert taken(model, seed=2) == set(ALL)
+    (folder / "state.json").write_text(json.dumps({**content, "files": entries[:2]}))
+    if column != 0:
+        with pytest.raises(UserError, match=r"does not hold all rows of conv1\.weights"):
+            init_from(train(run), model)
 
 
 def test_a_checkpoint_of_its_own_and_some_layers_only(run: Path) -> None:
