@@ -6,22 +6,23 @@ split along dim 0 (output maps, units or classes), so a column's parameters are 
 Shape suffixes: B images, C maps of the owned columns, H and W positions, D units of the owned columns.
 """
 
-import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet.across import Convolution, Product, across_columns
+from alexnet.columns import Column, ConvColumn, DenseColumn, LocalColumn
 from alexnet.compiled import Compiled
 from alexnet.dropout import Dropout
 from alexnet.exchange import Exchange, NoExchange
 from alexnet.response_norm import LocalResponseNorm
 from configs.geometry import Layer, layers, share
 from configs.schema import Network
+
+__all__ = ["AlexNet", "Column", "Stretch"]
 
 
 @dataclass
@@ -32,67 +33,6 @@ class Stretch:
     """The layer that begins it by seeing other processes' columns; none in the first stretch."""
     steps: list[tuple[str, str]] = field(default_factory=list)
     """(kind, name of the part if it has one), in order."""
-
-
-class Column(nn.Module):
-    """Base of the layers with weights: parameters of some columns, started as rows of the whole network's."""
-
-    def __init__(
-        self, layer: Layer, owned: slice, shape: tuple[int, ...], *, seed: int, std: float, bias: float
-    ) -> None:
-        super().__init__()
-        self.layer, self.owned = layer, owned
-        self.weight = nn.Parameter(_normal((layer.outputs, *shape), seed, layer.name, std)[owned].clone())
-        self.bias = nn.Parameter(torch.full((owned.stop - owned.start,), bias))
-
-
-class ConvColumn(Column):
-    """The owned columns' maps of a convolutional layer.
-
-    groups: 1 if the input holds everything that each column sees, else the number of owned columns.
-    """
-
-    def __init__(
-        self,
-        layer: Layer,
-        owned: slice,
-        *,
-        kernel: int,
-        stride: int,
-        padding: int,
-        groups: int,
-        seed: int,
-        std: float,
-        bias: float,
-    ) -> None:
-        super().__init__(layer, owned, (layer.inputs, kernel, kernel), seed=seed, std=std, bias=bias)
-        self.stride, self.padding, self.groups = stride, padding, groups
-
-    def forward(self, x_BCHW: Tensor, exchange: Exchange | None = None) -> Tensor:
-        if self.layer.overhang:
-            # The last window hangs over the right and bottom edge and reads zeros (authors' layer.py, convnet's ceil).
-            x_BCHW = F.pad(x_BCHW, (0, self.layer.overhang, 0, self.layer.overhang))
-        if exchange is not None:
-            convolution = Convolution(self.stride, self.padding)
-            return across_columns(x_BCHW, self.weight, self.bias, exchange, convolution)
-        return F.conv2d(x_BCHW, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
-
-
-class DenseColumn(Column):
-    """The owned columns' units of a fully connected layer; groups as in `ConvColumn`."""
-
-    def __init__(self, layer: Layer, owned: slice, *, groups: int, seed: int, std: float, bias: float) -> None:
-        super().__init__(layer, owned, (layer.inputs * layer.input_side**2,), seed=seed, std=std, bias=bias)
-        self.groups = groups
-
-    def forward(self, x_BD: Tensor, exchange: Exchange | None = None) -> Tensor:
-        if exchange is not None:
-            return across_columns(x_BD, self.weight, self.bias, exchange, Product())
-        if self.groups == 1:
-            return F.linear(x_BD, self.weight, self.bias)
-        x_BGD, weight_GOD = x_BD.unflatten(1, (self.groups, -1)), self.weight.unflatten(0, (self.groups, -1))
-        y_BD = torch.einsum("bgd,god->bgo", x_BGD, weight_GOD).flatten(1)
-        return y_BD + self.bias.to(y_BD.dtype)
 
 
 class AlexNet(nn.Module):
@@ -138,10 +78,13 @@ class AlexNet(nn.Module):
     def _add_conv(self, layer: Layer, owned: slice, *, seed: int, first: bool) -> None:
         conv = self.network.convs[layer.name]
         groups = 1 if first or conv.sees == "all" else self.columns
-        self.parts[layer.name] = ConvColumn(
-            layer, owned, kernel=conv.kernel, stride=conv.stride, padding=conv.padding, groups=groups, seed=seed,
-            std=conv.init_std, bias=conv.init_bias,
-        )  # fmt: skip
+        start: dict[str, Any] = {"groups": groups, "seed": seed, "std": conv.init_std, "bias": conv.init_bias}
+        if conv.local:
+            self.parts[layer.name] = LocalColumn(
+                layer, owned, kernel=conv.kernel, stride=conv.stride, padding=conv.padding, **start
+            )
+        else:
+            self.parts[layer.name] = ConvColumn(layer, owned, stride=conv.stride, padding=conv.padding, **start)
         self._begin(layer)
         for before, step in zip(("", *conv.then), conv.then, strict=False):
             if step in ("lrn", "spatial_lrn"):
@@ -151,8 +94,12 @@ class AlexNet(nn.Module):
                 relu = before == "activation" and self.network.activation == "relu"
                 if relu:
                     self._stretches[-1].steps.pop()
+                columns = 1 if settings.sees == "all" else self.columns
+                assert settings.sees == "column" or self.columns == self.network.columns, (
+                    "nobody sends this norm its maps"
+                )
                 self.parts[name] = LocalResponseNorm(
-                    settings, columns=self.columns, spatial=step == "spatial_lrn", fused=self.fused, relu=relu
+                    settings, columns=columns, spatial=step == "spatial_lrn", fused=self.fused, relu=relu
                 )
                 self._stretches[-1].steps.append(("part", name))
             else:
@@ -172,8 +119,10 @@ class AlexNet(nn.Module):
         )
         self._begin(layer)
         if layer.kind == "dense":
-            self._stretches[-1].steps.append(("activation", ""))
-            dropout = self.network.denses[layer.name].dropout
+            dense = self.network.denses[layer.name]
+            if not dense.linear:
+                self._stretches[-1].steps.append(("activation", ""))
+            dropout = dense.dropout
             if dropout:
                 name = f"{layer.name}_dropout"
                 self.parts[name] = Dropout(
@@ -230,12 +179,3 @@ class AlexNet(nn.Module):
             if isinstance(part, Column):
                 found += [(name, "weights", part.weight), (name, "biases", part.bias)]
         return found
-
-
-def _normal(shape: tuple[int, ...], seed: int, name: str, std: float) -> Tensor:
-    """The whole network's initial weights of one layer, from a generator of its own."""
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    # Drawn in rows of one long vector: torch draws short tensors in another way than long ones.
-    values = torch.empty(max(16, math.prod(shape))).normal_(0.0, std, generator=generator)
-    return values[: math.prod(shape)].view(shape)

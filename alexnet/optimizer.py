@@ -53,7 +53,9 @@ class PaperSGD:
             rate = rates.of(layer, kind)
             if rate == 0.0 or parameter.grad is None:
                 continue
-            decay = self.settings.weight_decay if kind == "weights" or self.settings.decay_biases else 0.0
+            decay = self.settings.weight_decay_of.get(layer, self.settings.weight_decay)
+            if kind == "biases" and not self.settings.decay_biases:
+                decay = 0.0
             numbers = (self.settings.momentum, rate * decay, rate)
             tensors = _as_vectors(parameter, parameter.grad, self.steps[f"{layer}.{kind}"])
             if self._fused:

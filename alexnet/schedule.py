@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.schema import PlateauSchedule, StageSchedule
+from configs.schema import DiscreteExponentialSchedule, Ladder, LayerRates, PlateauSchedule, Stage, StageSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,5 +77,34 @@ class Plateau:
         self.best, self.waited, self.reductions = state["best"], state["waited"], state["reductions"]
 
 
-def make_schedule(settings: StageSchedule | PlateauSchedule) -> Stages | Plateau:
-    return Stages(settings) if isinstance(settings, StageSchedule) else Plateau(settings)
+def as_stages(settings: DiscreteExponentialSchedule) -> StageSchedule:
+    """The stages that the rule comes to.
+
+    Steps i = 0 ... n - 1 have the rates first * divided_by ** (-i / (n - 1)) and an n-th of the run each (authors' src/lr.cu).
+    """
+    weights, biases = _steps(settings.weights, settings.over_epochs), _steps(settings.biases, settings.over_epochs)
+    frozen = LayerRates(weights=0.0, biases=0.0)
+    stages = [
+        Stage(
+            from_epoch=epoch,
+            weights=weights.get(epoch),
+            biases=biases.get(epoch),
+            layers={layer: frozen for layer, since in settings.frozen_from.items() if since == epoch},
+        )
+        for epoch in sorted({*weights, *biases, *settings.frozen_from.values()})
+    ]
+    return StageSchedule(kind="stages", stages=tuple(stages))
+
+
+def _steps(ladder: Ladder, epochs: float) -> dict[float, float]:
+    """Rates, by the epoch from which they hold."""
+    return {
+        epochs * step / ladder.steps: ladder.first / ladder.divided_by ** (step / (ladder.steps - 1))
+        for step in range(ladder.steps)
+    }
+
+
+def make_schedule(settings: StageSchedule | PlateauSchedule | DiscreteExponentialSchedule) -> Stages | Plateau:
+    if isinstance(settings, PlateauSchedule):
+        return Plateau(settings)
+    return Stages(settings if isinstance(settings, StageSchedule) else as_stages(settings))

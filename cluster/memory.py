@@ -59,8 +59,8 @@ def of_column(
 
 def kept_bytes(config: Config, table: Iterable[Layer], columns_per_process: int, processes: int) -> int:
     """Of what a forward pass keeps for the backward pass, per image, in float32."""
-    network, total = config.network, 0
-    for number, layer in enumerate(table):
+    network, rows, total = config.network, tuple(table), 0
+    for number, layer in enumerate(rows):
         outputs = layer.outputs * columns_per_process // network.columns
         if number == 0:
             total += layer.inputs * (layer.input_side + layer.overhang) ** 2 * FLOAT_BYTES
@@ -69,7 +69,12 @@ def kept_bytes(config: Config, table: Iterable[Layer], columns_per_process: int,
             total += layer.inputs * layer.input_side**2 * FLOAT_BYTES
         if layer.kind == "conv":
             conv = network.convs[layer.name]
-            total += _after_conv_bytes(conv, layer, outputs, network.activation == "relu")
+            if conv.local:  # every position's inputs, side by side
+                copies = 1 if number == 0 or conv.sees == "all" else columns_per_process
+                total += copies * layer.inputs * conv.kernel**2 * layer.side**2 * FLOAT_BYTES
+            above = network.convs.get(rows[number + 1].name)
+            read = above is None or not above.local
+            total += _after_conv_bytes(conv, layer, outputs, network.activation == "relu", read=read)
             last = number + 1 == len(network.convs) and conv.then[-1:] == ("activation",)
             if last and config.compute.channels_last and layer.final_side > 1:
                 total += outputs * layer.final_side**2 * FLOAT_BYTES  # once more, in the order of units
@@ -79,8 +84,11 @@ def kept_bytes(config: Config, table: Iterable[Layer], columns_per_process: int,
     return total
 
 
-def _after_conv_bytes(conv: Conv, layer: Layer, outputs: int, rectified: bool) -> int:
-    """Of maps that are kept: what a norm, a pool or the next layer is given, and what an activation gives."""
+def _after_conv_bytes(conv: Conv, layer: Layer, outputs: int, rectified: bool, *, read: bool) -> int:
+    """Of maps that are kept: what a norm, a pool or the next layer is given, and what an activation gives.
+
+    read: whether the next layer keeps what it is given; a locally connected one keeps its positions' inputs instead.
+    """
     size, total, kept = outputs * layer.side**2, 0, False
     for step, following in zip(conv.then, (*conv.then[1:], ""), strict=True):
         if step == "activation":
@@ -94,4 +102,4 @@ def _after_conv_bytes(conv: Conv, layer: Layer, outputs: int, rectified: bool) -
         if step == "pool":
             size = outputs * layer.final_side**2
             total += size * INDEX_BYTES
-    return total if kept else total + size * FLOAT_BYTES
+    return total if kept or not read else total + size * FLOAT_BYTES

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from cluster import memory
 from cluster.auto import NodeDevices, resolve_auto
@@ -150,6 +151,8 @@ def choose_mesh(config: Config, gpus: int) -> tuple[Mesh, str]:
     Raises UserError if `cluster.device` is cuda and there are too few.
     """
     replicas, columns, wish = config.cluster.replica_count, config.network.columns, config.cluster.device
+    if columns > 1 and config.network.lrn is not None and config.network.lrn.sees == "all":
+        return _together(replicas, columns, wish, gpus)
     each = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cuda")
     if wish != "cpu" and gpus >= replicas * columns:
         return each, f"{gpus} GPU(s) for {replicas * columns} column(s): one each, exchanging over NCCL"
@@ -177,6 +180,19 @@ def choose_mesh(config: Config, gpus: int) -> tuple[Mesh, str]:
         else f"only {gpus} GPU(s) for {replicas} replicas"
     )
     return cpu, f"{asked}: one process per column on CPUs, exchanging over gloo"
+
+
+def _together(replicas: int, columns: int, wish: str, gpus: int) -> tuple[Mesh, str]:
+    """For a network whose response norms see every column's maps, which are not sent between processes."""
+    if wish == "cuda" and gpus < replicas:
+        raise UserError(
+            f"cluster.device is cuda, but there are {gpus} GPU(s) for {replicas} replica(s), each with all its columns in one "
+            "process because network.lrn.sees is all; set cluster.device=auto or cpu, or fewer cluster.replicas"
+        )
+    device: Literal["cuda", "cpu"] = "cuda" if wish != "cpu" and gpus >= replicas else "cpu"
+    mesh = Mesh(replicas=replicas, processes_per_replica=1, columns_per_process=columns, device=device)
+    where = "on one GPU" if device == "cuda" else "on CPUs"
+    return mesh, f"all columns of a replica in one process {where}, because network.lrn.sees is all"
 
 
 def local_gpus() -> int:

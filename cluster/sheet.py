@@ -44,7 +44,8 @@ def draw_sheet(folder: Path, manifest: "Manifest", sheet: Path, config: str, sam
     seen = []
     for epoch in range(EPOCHS):
         places = np.empty(len(dataset), np.int64)
-        places[permutation(seed, epoch, len(dataset))] = np.arange(len(dataset))
+        same = settings.train.order == "same_every_epoch"
+        places[permutation(seed, 0 if same else epoch, len(dataset))] = np.arange(len(dataset))
         seen.append(_seen(folder, manifest, augment, crop, seed, epoch, places[rows], stored))
     labels = [manifest.classes[dataset.label(int(row))] for row in rows]
     keys = [dataset.key(int(row)) for row in rows]
@@ -86,7 +87,7 @@ def _seen(
 
     from alexnet.augment import Preprocess
     from alexnet.colour import colour_basis
-    from workers.data.draws import crop_positions, draw
+    from workers.data.draws import crop_positions, draw, first_offset
     from workers.data.manifest import pixel_statistics
 
     statistics, noise = pixel_statistics(manifest, folder), augment.colour_noise
@@ -96,6 +97,7 @@ def _seen(
         epochs=np.full_like(positions, epoch),
         positions=positions,
         offsets_per_axis=crop_positions(augment, manifest.image_size, crop),
+        first=first_offset(augment, manifest.image_size, crop),
         colour_basis=None if noise is None else colour_basis(noise, statistics),
     )
     crops = np.stack(

@@ -46,6 +46,7 @@ def run_training(
         )
     if not check_only and _complete(run, plan):
         return 0
+    _say_init(run)
     with StopSignals() as signals:
         if not plan.dataset.drawn_first and not check_only:
             verify(config)
@@ -146,6 +147,15 @@ def _check_start(run: RunFolder, start: "Checkpoint | None") -> None:
         raise UserError(
             f"{start.folder} was made by a version of this program that draws crops and masks in another way; finish it there"
         )
+
+
+def _say_init(run: RunFolder) -> None:
+    """Which layers a run begins with, and which begin anew. Raises UserError if `train.init_from` leads nowhere."""
+    if run.config.train.init_from is None or run.latest() is not None:
+        return
+    from workers.init_from import find_start
+
+    print(find_start(run.config.train, run.config.network), flush=True)
 
 
 def _where_it_goes_on(run: RunFolder) -> str:

@@ -2,10 +2,10 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from configs.geometry import layers, share
-from configs.schema import Config, Network, StageSchedule
+from configs.schema import Config, DiscreteExponentialSchedule, Network, PlateauSchedule
 
 
 def impossible_combinations(config: Config) -> list[tuple[str, str]]:
@@ -34,6 +34,11 @@ def _network(network: Network) -> Iterator[tuple[str, str]]:
         if conv.maps % network.columns:
             uneven = True
             yield f"{path}.maps", f"{conv.maps} maps cannot be split over network.columns = {network.columns}"
+        if conv.local and conv.sees == "all" and network.columns > 1 and name != next(iter(network.convs)):
+            yield (
+                f"{path}.sees",
+                "a locally connected layer cannot see other columns; set sees: column, local: false or network.columns: 1",
+            )
         for step, setting in (("lrn", network.lrn), ("spatial_lrn", network.spatial_lrn)):
             if step in conv.then and setting is None:
                 yield (
@@ -47,6 +52,8 @@ def _network(network: Network) -> Iterator[tuple[str, str]]:
                 f"network.denses.{name}.units",
                 f"{dense.units} units cannot be split over network.columns = {network.columns}",
             )
+    if network.spatial_lrn is not None and network.spatial_lrn.sees == "all":
+        yield "network.spatial_lrn.sees", "a norm over positions sees one map, so `all` means nothing; leave it out"
     last = share(network.classes, network.columns, network.columns - 1)
     if last.start == last.stop:
         yield (
@@ -71,16 +78,34 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
             "train.batch_size",
             f"{train.batch_size} images cannot be split over cluster.replicas = {replicas}",
         )
+    names = _layer_names(config.network)
+    yield from _unknown("optimizer.weight_decay_of", config.optimizer.weight_decay_of, names)
+    if train.init_layers is not None and train.init_from is None:
+        yield "train.init_layers", "says what to take from train.init_from, which is not set; set it, or leave this out"
+    yield from _unknown("train.init_layers", train.init_layers or (), names)
+
+
+def _layer_names(network: Network) -> list[str]:
+    return [*network.convs, *network.denses, "classifier"]
+
+
+def _unknown(path: str, named: Iterable[str], names: list[str]) -> Iterator[tuple[str, str]]:
+    for name in named:
+        if name not in names:
+            yield f"{path}.{name}", f"no such layer; there are {', '.join(names)}"
 
 
 def _schedule(config: Config) -> Iterator[tuple[str, str]]:
-    names = [*config.network.convs, *config.network.denses, "classifier"]
-    if not isinstance(config.schedule, StageSchedule):
+    names = _layer_names(config.network)
+    if isinstance(config.schedule, PlateauSchedule):
         if config.train.evaluate_every_epochs is None:
             yield (
                 "train.evaluate_every_epochs",
                 "a plateau schedule needs evaluations; set it, for instance to 1",
             )
+        return
+    if isinstance(config.schedule, DiscreteExponentialSchedule):
+        yield from _unknown("schedule.frozen_from", config.schedule.frozen_from, names)
         return
     stages = config.schedule.stages
     if not stages or stages[0].from_epoch != 0:
@@ -91,12 +116,7 @@ def _schedule(config: Config) -> Iterator[tuple[str, str]]:
     if any(later <= earlier for earlier, later in itertools.pairwise(starts)):
         yield "schedule.stages", f"from_epoch must rise from stage to stage, not {starts}"
     for number, stage in enumerate(stages):
-        for name in stage.layers:
-            if name not in names:
-                yield (
-                    f"schedule.stages.{number}.layers.{name}",
-                    f"no such layer; there are {', '.join(names)}",
-                )
+        yield from _unknown(f"schedule.stages.{number}.layers", stage.layers, names)
 
 
 def _augment(config: Config) -> Iterator[tuple[str, str]]:

@@ -32,13 +32,23 @@ class Layer:
     """Whether a column needs the other columns' part of the layer below."""
     exchanged_floats: int
     """Floats per image that one column sends to each other column in the forward pass, before this layer."""
-    weights: int
+    weight_shape: tuple[int, ...]
+    """Of the whole network's weights; dim 0 is the outputs."""
+    bias_shape: tuple[int, ...]
     macs: int
     """Multiply-accumulates per image of the whole network."""
 
     @property
+    def weights(self) -> int:
+        return math.prod(self.weight_shape)
+
+    @property
+    def biases(self) -> int:
+        return math.prod(self.bias_shape)
+
+    @property
     def parameters(self) -> int:
-        return self.weights + self.outputs
+        return self.weights + self.biases
 
 
 def conv_side(side: int, kernel: int, stride: int, padding: int) -> int:
@@ -105,7 +115,11 @@ def _conv_layer(network: Network, name: str, conv: Conv, side: int, maps: int, *
         final_side=final,
         exchanges=crosses,
         exchanged_floats=maps // network.columns * side * side if crosses and network.columns > 1 else 0,
-        weights=conv.maps * depth * conv.kernel**2,
+        # Position by position in the last dim, where each has weights of its own.
+        weight_shape=(conv.maps, depth * conv.kernel**2, out * out)
+        if conv.local
+        else (conv.maps, depth, conv.kernel, conv.kernel),
+        bias_shape=(conv.maps, out * out) if conv.local else (conv.maps,),
         macs=conv.maps * out * out * depth * conv.kernel**2,
     )
 
@@ -120,7 +134,6 @@ def _dense_layer(
     crosses: bool,
 ) -> Layer:
     depth = units if crosses else units // network.columns
-    weights = outputs * depth * side * side
     return Layer(
         name=name,
         kind=kind,
@@ -132,6 +145,7 @@ def _dense_layer(
         final_side=1,
         exchanges=crosses,
         exchanged_floats=units // network.columns * side * side if crosses and network.columns > 1 else 0,
-        weights=weights,
-        macs=weights,
+        weight_shape=(outputs, depth * side * side),
+        bias_shape=(outputs,),
+        macs=outputs * depth * side * side,
     )

@@ -19,6 +19,8 @@ from configs.checks import impossible_combinations
 from configs.errors import UserError
 
 BUILT_IN = Path(__file__).parent
+FOLDERS = (BUILT_IN, BUILT_IN / "variants")
+"""Where built-in experiments are; other folders beside them hold other things."""
 DEFAULT = BUILT_IN / "demo.yaml"
 
 
@@ -110,14 +112,23 @@ def _combinations(config: schema.Config) -> list[str]:
     return [f"{path}: {message}" for path, message in impossible_combinations(config)]
 
 
+def built_in() -> list[Path]:
+    """The files of all built-in experiments, main ones first."""
+    return [file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))]
+
+
 def _find(path: str | Path | None) -> Path:
     if path is None:
         return DEFAULT
-    for candidate in (Path(path), BUILT_IN / path, BUILT_IN / f"{path}.yaml"):
+    for candidate in (Path(path), *(folder / name for folder in FOLDERS for name in (str(path), f"{path}.yaml"))):
         if candidate.is_file():
             return candidate
-    built_in = ", ".join(sorted(file.name for file in BUILT_IN.glob("*.yaml")))
-    raise UserError(f"no config file {path}; the built-in ones are {built_in}")
+    names = [file.name for file in built_in()]
+    near = difflib.get_close_matches(Path(path).with_suffix(".yaml").name, names, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"no config file {path}; {meant}The built-in ones are {', '.join(names)}; configs/README.md says what each is"
+    )
 
 
 def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
@@ -135,7 +146,7 @@ def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     base = data.pop("base", None)
     if base is None:
         return data
-    base_file = next((c for c in (file.parent / str(base), BUILT_IN / str(base)) if c.is_file()), None)
+    base_file = next((c for c in (folder / str(base) for folder in (file.parent, *FOLDERS)) if c.is_file()), None)
     if base_file is None:
         raise UserError(f"{file}: base: no such file {base}")
     return _merge(_read(base_file, (*below, file.resolve())), data)

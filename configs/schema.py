@@ -6,133 +6,47 @@ code" is the 2012 code released by the Computer History Museum, whose net #145 p
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
-if TYPE_CHECKING:
-    from pydantic import ConfigDict, Field, PlainValidator
-else:
-    try:
-        from pydantic import ConfigDict, Field, PlainValidator
-    except ImportError:
-        # A machine that has torch and nothing else can build these classes by hand; only loading files checks them.
-        def Field(**limits: Any) -> Any:
-            return tuple(limits.items())
+from configs.layers import Classifier, Conv, Dense, Network, Pool, ResponseNorm, Sees, Step
+from configs.schedules import (
+    DiscreteExponentialSchedule,
+    Ladder,
+    LayerRates,
+    PlateauSchedule,
+    Schedule,
+    Stage,
+    StageSchedule,
+)
+from configs.sections import Count, CountOrAuto, Field, Fraction, Natural, NonNegative, Positive, Section
 
-        def PlainValidator(function: Any) -> Any:
-            return function
-
-        ConfigDict = dict
-
-
-def _count_or_auto(value: Any) -> Any:
-    # A union of types would be told in two messages, one per type.
-    if value == "auto" or (type(value) is int and value > 0):
-        return value
-    from pydantic_core import PydanticCustomError
-
-    raise PydanticCustomError("count_or_auto", "must be a whole number greater than 0, or auto")
-
-
-Count = Annotated[int, Field(gt=0)]
-CountOrAuto = Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)]
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-Step = Literal["activation", "lrn", "spatial_lrn", "pool"]
-Sees = Literal["column", "all"]
-
-
-class Section:
-    """What all sections share: a key that the schema does not know is an error."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResponseNorm(Section):
-    """b = a * (k + alpha * (sum of a² over the window)) ** -beta [P 3.3]."""
-
-    size: Count = 5
-    """Window: this many neighbouring maps, or this many positions each way for `spatial_lrn`."""
-    k: Positive = 2.0
-    alpha: Positive = 1e-4
-    beta: Positive = 0.75
-    divide_alpha_by_window: bool = True
-    """The authors' code divides alpha by the number of elements in the window; the paper's formula does not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool(Section):
-    """Max pooling; overlapping when size > stride [P 3.4]. A last window may hang over the edge."""
-
-    size: Count = 3
-    stride: Count = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conv(Section):
-    """A convolutional layer of the whole network, and what follows it."""
-
-    maps: Count
-    """Output maps of the whole network; each column computes an equal share."""
-    kernel: Count
-    stride: Count = 1
-    padding: Natural = 0
-    """Zeros on each side. Where the stride leaves a remainder the last window hangs over the right and bottom edge
-    and reads zeros there: out = 1 + ceil((in + 2 padding - kernel) / stride), as in the authors' code."""
-    sees: Sees = "column"
-    """`column`: this column's own maps of the layer below; `all`: every column's, by exchange. The first layer sees
-    the image, which every column has."""
-    then: tuple[Step, ...] = ("activation",)
-    """What is applied to the output, in this order."""
-    init_std: Positive = 0.01
-    """Weights start from a normal distribution with mean 0 and this standard deviation."""
-    init_bias: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dense(Section):
-    """A fully connected hidden layer of the whole network, with its activation and dropout."""
-
-    units: Count
-    """Units of the whole network; each column computes an equal share."""
-    sees: Sees = "all"
-    """As in `Conv`."""
-    dropout: Fraction = 0.0
-    """Probability that a unit is silent in training. Units are not rescaled then; in testing all are multiplied by
-    1 - dropout [P 4.2]."""
-    init_std: Positive = 0.01
-    init_bias: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classifier(Section):
-    """The last layer. It sees every column; its classes are split over the columns."""
-
-    init_std: Positive = 0.01
-    init_bias: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network(Section):
-    columns: Count = 2
-    """Columns that compute side by side, one per GPU where there are enough [P 3.5]."""
-    classes: Annotated[int, Field(ge=2)]
-    input_size: Count
-    """Side of the square crop that the network sees, in pixels."""
-    activation: Literal["relu", "tanh"] = "relu"
-    lrn: ResponseNorm | None = None
-    """Response norm over neighbouring maps of one column; used where a layer's `then` says `lrn`."""
-    spatial_lrn: ResponseNorm | None = None
-    """Response norm over neighbouring positions of one map; used where `then` says `spatial_lrn`."""
-    pool: Pool = field(default_factory=Pool)
-    convs: Mapping[str, Conv]
-    """In order, by name. A `null` in a file that has a base removes the base's layer."""
-    denses: Mapping[str, Dense] = field(default_factory=dict)
-    """In order, by name."""
-    classifier: Classifier = field(default_factory=Classifier)
+__all__ = [
+    "Augment",
+    "Checkpoint",
+    "Classifier",
+    "Cluster",
+    "ColourNoise",
+    "Compute",
+    "Config",
+    "Conv",
+    "Data",
+    "Dense",
+    "DiscreteExponentialSchedule",
+    "DrawnPictures",
+    "Ladder",
+    "LayerRates",
+    "Network",
+    "Optimizer",
+    "PlateauSchedule",
+    "Pool",
+    "ResponseNorm",
+    "Schedule",
+    "Sees",
+    "Stage",
+    "StageSchedule",
+    "Step",
+    "Train",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +96,8 @@ class ColourNoise(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Augment(Section):
+    crop: Literal["random", "centre"] = "random"
+    """Where training images are cropped: at random offsets, or always in the centre (no translations)."""
     crop_positions: Count | None = None
     """Crop offsets per axis, from 0; null: all that fit (33 for 224 out of 256, as the authors' code; the paper
     counts 32)."""
@@ -205,49 +121,8 @@ class Optimizer(Section):
     weight_decay: NonNegative = 0.0005
     decay_biases: bool = False
     """The authors' code decays weights only; the paper does not say."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerRates(Section):
-    weights: NonNegative | None = None
-    biases: NonNegative | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage(Section):
-    """Learning rates from an epoch on. What a stage leaves out stays as it was; a rate of 0 freezes."""
-
-    from_epoch: NonNegative
-    weights: NonNegative | None = None
-    """For every layer that no stage so far has named in `layers`."""
-    biases: NonNegative | None = None
-    layers: Mapping[str, LayerRates] = field(default_factory=dict)
-    """Rates of single layers, by name; they hold until another stage names the layer again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageSchedule(Section):
-    kind: Literal["stages"]
-    stages: tuple[Stage, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlateauSchedule(Section):
-    """Divide the rates when the validation error rate has stopped improving [P 5]."""
-
-    kind: Literal["plateau"]
-    weights: Positive = 0.01
-    biases: Positive = 0.01
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    patience_evaluations: Count = 5
-    """Evaluations in a row without improvement before the rates are multiplied by `factor`."""
-    min_improvement: NonNegative = 0.001
-    """Top-1 error must fall below the best by this much to count (0.001 is 0.1 %)."""
-    reductions: Natural = 3
-    """The rates are reduced this often at most."""
-
-
-Schedule = Annotated[StageSchedule | PlateauSchedule, Field(discriminator="kind")]
+    weight_decay_of: Mapping[str, NonNegative] = field(default_factory=dict)
+    """Decay of single layers that differ from `weight_decay`, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +134,14 @@ class Train(Section):
     """Images per update, over all replicas."""
     seed: Natural = 0
     """Of the initial weights, the order, the augmentation and dropout."""
+    order: Literal["new_every_epoch", "same_every_epoch"] = "new_every_epoch"
+    """Whether the training images are shuffled anew for each epoch, or once. The authors' files of images, shuffled once, go by
+    in the same order every epoch (cuda-convnet's data.py); the paper does not say."""
+    init_from: str | None = None
+    """Folder of another run (its newest checkpoint is taken) or of one checkpoint, whose weights this run starts from. Layers
+    that are not there, or have another shape there, start anew; momentum and schedule start from the beginning."""
+    init_layers: tuple[str, ...] | None = None
+    """Only these layers are taken from `init_from`; null: all that fit."""
     report_every_steps: Count = 20
     evaluate_every_epochs: Positive | None = 1.0
     """Evaluations in the course of training; null: only at the end."""

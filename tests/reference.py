@@ -35,6 +35,36 @@ class ColumnwiseLinear(nn.Module):
         return torch.cat([F.linear(x, weight, bias) for x, weight, bias in parts], dim=1)
 
 
+class LocallyConnected(nn.Module):
+    """A convolution whose every position has weights and biases of its own, computed position by position.
+
+    Weights [O, I * K * K, P] and biases [O, P], with positions P row by row; groups as in nn.Conv2d.
+    """
+
+    def __init__(self, inputs: int, side: int, conv: Conv, groups: int) -> None:
+        super().__init__()
+        self.conv, self.groups = conv, groups
+        self.out = len(range(0, side + 2 * conv.padding - conv.kernel + 1, conv.stride))
+        self.weight = nn.Parameter(torch.zeros(conv.maps, inputs // groups * conv.kernel**2, self.out**2))
+        self.bias = nn.Parameter(torch.zeros(conv.maps, self.out**2))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BCHW = F.pad(x_BCHW, (self.conv.padding,) * 4)
+        y_BOHW = x_BCHW.new_empty(len(x_BCHW), self.conv.maps, self.out, self.out)
+        for row in range(self.out):
+            for column in range(self.out):
+                top, left, place = row * self.conv.stride, column * self.conv.stride, row * self.out + column
+                window = x_BCHW[:, :, top : top + self.conv.kernel, left : left + self.conv.kernel]
+                parts = zip(
+                    window.chunk(self.groups, 1),
+                    self.weight[:, :, place].chunk(self.groups),
+                    self.bias[:, place].chunk(self.groups),
+                    strict=True,
+                )
+                y_BOHW[:, :, row, column] = torch.cat([F.linear(x.flatten(1), w, b) for x, w, b in parts], dim=1)
+        return y_BOHW
+
+
 class Reference(nn.Module):
     """The whole network of a config, float64, without weights of its own: `copy_weights` brings them.
 
@@ -49,9 +79,14 @@ class Reference(nn.Module):
         x = torch.zeros(1, 3, network.input_size, network.input_size, dtype=torch.float64)
         for number, (name, conv) in enumerate(network.convs.items()):
             groups = 1 if number == 0 or conv.sees == "all" else network.columns
-            self.layers[name] = nn.Conv2d(
-                x.shape[1], conv.maps, conv.kernel, conv.stride, conv.padding, groups=groups, dtype=torch.float64
-            )
+            if conv.local:
+                # Made for the side that `_conv` will give it, its overhang included.
+                side = x.shape[-1] + -(x.shape[-1] + 2 * conv.padding - conv.kernel) % conv.stride
+                self.layers[name] = LocallyConnected(x.shape[1], side, conv, groups).double()
+            else:
+                self.layers[name] = nn.Conv2d(
+                    x.shape[1], conv.maps, conv.kernel, conv.stride, conv.padding, groups=groups, dtype=torch.float64
+                )
             x = self._conv(name, conv, x)
         features = x.numel()
         for name, dense in network.denses.items():
@@ -70,7 +105,7 @@ class Reference(nn.Module):
             x = self._conv(name, conv, x)
         x = x.flatten(1)
         for name, dense in self.network.denses.items():
-            x = self._activation(self.layers[name](x))
+            x = self.layers[name](x) if dense.linear else self._activation(self.layers[name](x))
             if dense.dropout:
                 x = x * masks[name] if self.training else x * (1 - dense.dropout)
         return cast(Tensor, self.layers["classifier"](x))
@@ -88,9 +123,8 @@ class Reference(nn.Module):
                 x = nn.MaxPool2d(self.network.pool.size, self.network.pool.stride, ceil_mode=True)(x)
             elif step == "lrn":
                 assert self.network.lrn is not None
-                x = torch.cat(
-                    [norm_over_maps(self.network.lrn, own) for own in x.chunk(self.network.columns, 1)], dim=1
-                )
+                parts = 1 if self.network.lrn.sees == "all" else self.network.columns
+                x = torch.cat([norm_over_maps(self.network.lrn, own) for own in x.chunk(parts, 1)], dim=1)
             else:
                 assert self.network.spatial_lrn is not None
                 x = norm_over_positions(self.network.spatial_lrn, x)

@@ -87,8 +87,12 @@ def load(checkpoint: Checkpoint, model: AlexNet, optimizer: PaperSGD | None = No
     Raises UserError if the checkpoint is of another network, or a file of it is missing or damaged.
     """
     _same_network(checkpoint, model)
+    load_rows(checkpoint, [*rows_of(model), *(rows_of(model, optimizer) if optimizer else ())])
+
+
+def load_rows(checkpoint: Checkpoint, wanted: "list[Rows]") -> None:
+    """Fill these, whose names and shapes must be the checkpoint's. Raises UserError if a file is missing or damaged."""
     store = open_store(checkpoint.place)
-    wanted = [*rows_of(model), *(rows_of(model, optimizer) if optimizer else ())]
     missing = {rows.name: rows.stop - rows.start for rows in wanted}
     for file in checkpoint.state["files"]:
         needed = [rows for rows in wanted if rows.shared(file["rows"])]

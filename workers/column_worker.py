@@ -27,6 +27,7 @@ from workers.batches import Batches
 from workers.checkpoint import Checkpoint, load
 from workers.data.cache import local_folder
 from workers.data.manifest import Manifest, pixel_statistics
+from workers.init_from import init_from
 from workers.interfaces import interface_of
 from workers.loop import Loop
 from workers.mesh import Mesh
@@ -157,6 +158,8 @@ class ColumnWorker:
         if start:
             load(start, model, optimizer)
             schedule.load(start.state["schedule"])
+        began = None if start else init_from(config.train, model)
+        init_record = start.state.get("init_from") if start else began and began.record
         statistics, crop = pixel_statistics(manifest, folder), config.network.input_size
         preprocess = Preprocess(config.augment, statistics, crop).to(device)
         program = Program.of(
@@ -178,7 +181,12 @@ class ColumnWorker:
             save_group=self._save_group,
             checkpoints=checkpoints,
             attempt=attempt,
-            facts={"dataset": manifest.fingerprint, "draws_version": DRAWS_VERSION, "seed": config.train.seed},
+            facts={
+                "dataset": manifest.fingerprint,
+                "draws_version": DRAWS_VERSION,
+                "seed": config.train.seed,
+                "init_from": init_record,
+            },
             report=self._report,
             asked_to_stop=self._stop.is_set,
             progress=self._progress,

@@ -1,6 +1,7 @@
 """Planned memory against what autograd really keeps, byte for byte."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -25,15 +26,23 @@ class Copying(Silent):
         return Echo([own_BC, *((part.permute(0, 3, 1, 2) if last else part) for part in parts[1:])])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("name", ["original.yaml", "paper.yaml", "tiny_imagenet.yaml", "demo.yaml"])
+@pytest.mark.parametrize(
+    ("name", "processes"),
+    [
+        *itertools.product(
+            ["original.yaml", "paper.yaml", "tiny_imagenet.yaml", "demo.yaml", "no_exchange.yaml"], [1, 2]
+        ),
+        *itertools.product(["caffe.yaml", "cifar10_13pct.yaml", "cifar10_11pct.yaml", "figure1_tanh.yaml"], [1]),
+    ],
+)
 def test_what_the_forward_pass_keeps(name: str, processes: int) -> None:
     config = load(name)
     # Units cost time here and change nothing: a quarter of them will do.
     denses = {key: dataclasses.replace(dense, units=dense.units // 4) for key, dense in config.network.denses.items()}
     network = dataclasses.replace(config.network, denses=denses)
     config = dataclasses.replace(config, network=network)
-    model = AlexNet(network, columns=2 // processes, exchange=Copying(2) if processes == 2 else None)
+    each = network.columns // processes
+    model = AlexNet(network, columns=each, exchange=Copying(2) if processes == 2 else None)
     if config.compute.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(IMAGES, 3, network.input_size, network.input_size).contiguous(
@@ -51,4 +60,4 @@ def test_what_the_forward_pass_keeps(name: str, processes: int) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(images, torch.arange(IMAGES))
     assert logits.requires_grad
-    assert sum(kept.values()) == IMAGES * kept_bytes(config, layers(network), 2 // processes, processes)
+    assert sum(kept.values()) == IMAGES * kept_bytes(config, layers(network), each, processes)

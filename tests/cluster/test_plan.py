@@ -10,7 +10,7 @@ import pytest
 
 from cluster.plan import DatasetSize, Plan, choose_mesh, describe, make_plan
 from configs.errors import UserError
-from configs.loader import load
+from configs.loader import built_in, load
 from configs.schema import Config
 from tests.workers import by_hand
 from workers.data.data_worker import DataWorker
@@ -120,6 +120,45 @@ def test_devices(replicas: int, gpus: int, device: str, expected: tuple[str, int
 def test_reasons(gpus: int, device: str, replicas: int, reason: str) -> None:
     config = load("original.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
     assert choose_mesh(config, gpus)[1].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "replicas", "expected"),
+    [
+        (0, "auto", 1, "cpu"),
+        (1, "auto", 1, "cuda"),
+        (4, "auto", 1, "cuda"),
+        (4, "cpu", 1, "cpu"),
+        (1, "auto", 2, "cpu"),
+        (2, "cuda", 2, "cuda"),
+        (1, "cuda", 2, None),
+    ],
+)
+def test_a_norm_over_all_maps_keeps_the_columns_in_one_process(
+    gpus: int, device: str, replicas: int, expected: str | None
+) -> None:
+    config = load("caffe.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
+    if expected is None:
+        with pytest.raises(UserError, match=r"1 GPU\(s\) for 2 replica\(s\), each with all its columns in one process"):
+            choose_mesh(config, gpus)
+        return
+    mesh, why = choose_mesh(config, gpus)
+    assert (mesh.device, mesh.processes_per_replica, mesh.columns_per_process) == (expected, 1, 2)
+    assert why.endswith("because network.lrn.sees is all")
+
+
+@pytest.mark.parametrize("file", built_in(), ids=lambda file: file.stem)
+def test_every_config_has_a_plan(file: Path) -> None:
+    """With all words and figures, also where there is one column only."""
+    config = load(file)
+    rows = dataclasses.replace(IMAGENET, classes=config.network.classes)
+    for gpus in (0, config.network.columns):
+        made = make_plan(config, gpus, rows)
+        words = said(made)
+        assert words["network"].startswith(f"{made.parameters:,} parameters, {made.macs:,} MACs per image")
+        shares = [made.column_parameters(column) for column in range(config.network.columns)]
+        assert sum(shares) == made.parameters
+        assert made.actor_bytes > 3 * 4 * made.parameters // made.mesh.processes_per_replica
 
 
 def array_bytes(batch: dict[str, Any]) -> int:

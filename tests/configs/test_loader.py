@@ -9,9 +9,7 @@ from configs import loader
 from configs.errors import UserError
 from configs.loader import load, parse, to_dict
 
-FOLDER = Path(loader.__file__).parent
-# Empty ones are only being written.
-BUILT_IN = sorted(file.name for file in FOLDER.glob("*.yaml") if file.stat().st_size)
+BUILT_IN = [file.name for file in loader.built_in()]
 
 SMALL = """
 name: small
@@ -156,6 +154,19 @@ def test_missing_file_lists_the_built_in_ones() -> None:
     (line,) = refused("nowhere.yaml")
     assert "nowhere.yaml" in line
     assert all(name in line for name in BUILT_IN)
+    assert "did you mean no_exchange.yaml?" in refused("no_exchang")[0]
+
+
+def test_built_in_experiments_are_found_by_name_and_other_files_beside_them_are_not() -> None:
+    assert len(BUILT_IN) == len(set(BUILT_IN)) >= 28
+    assert load("variants/no_exchange.yaml") == load("no_exchange") == load("no_exchange.yaml")
+    folders = {file.parent.name for file in loader.built_in()}
+    assert folders == {"configs", "variants"}
+
+
+def test_base_is_found_among_the_variants(tmp_path: Path) -> None:
+    config = load(written(tmp_path, "mine.yaml", "base: six_convs.yaml\nname: mine\n"))
+    assert config.network == load("six_convs").network
 
 
 @pytest.mark.parametrize(
@@ -239,6 +250,36 @@ REFUSED: list[tuple[list[str], str, str]] = [
         ["schedule={kind: plateau}", "train.evaluate_every_epochs=null"],
         "train.evaluate_every_epochs",
         "a plateau schedule needs evaluations",
+    ),
+    (
+        [
+            "schedule={kind: discrete_exponential, over_epochs: 3, weights: {first: 1, divided_by: 2, steps: 2}, "
+            "biases: {first: 1, divided_by: 2, steps: 2}, frozen_from: {conv9: 1}}"
+        ],
+        "schedule.frozen_from.conv9",
+        "there are conv1, conv2, classifier",
+    ),
+    (
+        [
+            "schedule={kind: discrete_exponential, over_epochs: 3, weights: {first: 1, divided_by: 2, steps: 1}, "
+            "biases: {first: 1, divided_by: 2, steps: 2}}"
+        ],
+        "schedule.weights.steps",
+        "greater than or equal to 2, not 1",
+    ),
+    (["optimizer.weight_decay_of={conv9: 1}"], "optimizer.weight_decay_of.conv9", "there are conv1, conv2, classifier"),
+    (["train.init_layers=[conv1]"], "train.init_layers", "train.init_from, which is not set"),
+    (
+        ["train.init_from=a", "train.init_layers=[conv9]"],
+        "train.init_layers.conv9",
+        "there are conv1, conv2, classifier",
+    ),
+    (["augment.crop=center"], "augment.crop", "'random' or 'centre', not 'center'"),
+    (["network.spatial_lrn={sees: all}"], "network.spatial_lrn.sees", "a norm over positions sees one map"),
+    (
+        ["network.convs.conv2.local=true", "network.convs.conv2.sees=all"],
+        "network.convs.conv2.sees",
+        "cannot see other columns",
     ),
     (["network.convs.conv2.then=[pool, pool, pool]"], "network.convs.conv2", "a pooling window of 3 does not fit 2"),
     (["network.convs.conv2.kernel=11"], "network.convs.conv2", "a kernel of 11 does not fit 10 positions"),

@@ -85,6 +85,22 @@ def test_training_batch_is_what_decoding_and_cutting_by_hand_gives(folder: Path)
         assert int(batch["keys"][number]) % 2**64 == by_hand.key(seed, 6, epoch, position)
 
 
+def test_centre_crops_and_the_same_order_every_epoch(folder: Path) -> None:
+    config = by_hand.config(folder, crop="centre", crop_positions=OFFSETS)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=5, order="same_every_epoch"))
+    worker, pictures = DataWorker(config, "worker"), files(folder, "train")
+    first, second = worker.batch(train(0, ROWS)), worker.batch(train(ROWS, ROWS))
+    centre = (by_hand.SIZE - CROP) // 2
+    for number, row in enumerate(by_hand.order(5, 0, ROWS)):
+        whole = simplejpeg.decode_jpeg(pictures[row].read_bytes(), "RGB")
+        cut = whole[centre : centre + CROP, centre : centre + CROP]
+        np.testing.assert_array_equal(first["images"][number], cut)
+    assert (first["offsets"] == centre).all()
+    np.testing.assert_array_equal(second["images"], first["images"])
+    # What is drawn for an image is still another thing in each epoch.
+    assert (second["keys"] != first["keys"]).all() and (second["mirror"] != first["mirror"]).any()
+
+
 def test_types_and_shapes(folder: Path) -> None:
     worker = DataWorker(by_hand.config(folder), "worker")
     made = worker.batch(train(0, 3)) | {name: np.empty(0) for name in ("decoded", "seconds", "replaced")}

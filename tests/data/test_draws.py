@@ -13,7 +13,7 @@ from alexnet.colour import AUTHORS_DEVIATIONS, AUTHORS_EIGENVECTORS, PixelStatis
 from alexnet.counter import VERSION
 from configs.schema import Augment, ColourNoise
 from tests.workers import by_hand
-from workers.data.draws import Draws, crop_positions, draw
+from workers.data.draws import Draws, crop_positions, draw, first_offset
 
 SEED, OFFSETS = 3, 33
 BASIS = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.0], [4.0, 0.0, 1.0]])
@@ -105,6 +105,22 @@ def test_every_offset_occurs_and_the_axes_are_independent() -> None:
     expected = len(offsets) / OFFSETS**2
     assert counts.min() > 0
     assert abs(((counts - expected) ** 2 / expected).sum() - 1088) < 5 * np.sqrt(2 * 1088)
+
+
+def test_crops_in_the_centre() -> None:
+    """Where those of testing are, for even and odd rests; mirror, colour and keys stay as they are with random crops."""
+    settings, free = Augment(crop="centre", crop_positions=33, mirror=True), Augment(mirror=True)
+    for size, crop, centre in ((256, 224, 16), (256, 227, 14), (32, 32, 0), (28, 25, 1)):
+        assert (crop_positions(settings, size, crop), first_offset(settings, size, crop)) == (1, centre)
+        assert first_offset(free, size, crop) == 0
+    with pytest.raises(ValueError, match="smaller than the crop of 33"):
+        crop_positions(settings, 32, 33)
+    given: dict[str, Any] = {"seed": SEED, "epochs": EPOCHS, "positions": POSITIONS, "colour_basis": BASIS}
+    found = draw(settings, offsets_per_axis=1, first=16, **given)
+    assert (found.offsets == 16).all() and found.offsets.shape == (len(EPOCHS), 2)
+    other = draw(free, offsets_per_axis=33, **given)
+    for name in ("mirror", "colour", "keys"):
+        np.testing.assert_array_equal(arrays(found)[name], arrays(other)[name])
 
 
 def test_half_are_mirrored() -> None:

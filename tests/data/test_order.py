@@ -202,3 +202,13 @@ def test_batches_of_a_set_sorted_by_class_are_as_mixed_as_a_true_shuffle_s() -> 
     # What it would look like: a buffer of ten batches' images.
     buffered = np.concatenate([generator.permutation(1280) + start for start in range(0, rows, 1280)])
     assert class_entropies(buffered, classes=classes, batch=batch).mean() < true.mean() - 100 * error
+
+
+def test_the_same_order_every_epoch_is_the_first_ones() -> None:
+    stream = Order(3, 10, same=True)
+    epochs, positions, rows = stream.at(np.arange(7, 25))
+    first = permutation(3, 0, 10)
+    assert epochs.tolist() == [0] * 3 + [1] * 10 + [2] * 5
+    assert rows.tolist() == first[positions].tolist()
+    # Draws still differ from epoch to epoch, so a stand-in does too.
+    assert stream.substitute(0, 4, 0) == Order(3, 10).substitute(0, 4, 0)

@@ -5,6 +5,7 @@ Both runs return the same tree of float64 tensors, so that one comparison covers
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,8 @@ class Case:
     network: Network
     mean: str = "centre"
     decay_biases: bool = False
+    decay_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Of single layers, by name."""
     updates: int = 5
     as_trained: bool = False
     """Compiled norms and update, and channels_last, as column workers have them by default."""
@@ -211,7 +214,9 @@ def run(
     augment = Augment(mean=case.mean, colour_noise=ColourNoise(strength=NOISE))  # type: ignore[arg-type]
     statistics = PixelStatistics(mean_SSC=mean_image(case), eigenvalues=(1, 1, 1), eigenvectors=((1, 0, 0),) * 3)
     preprocess = Preprocess(augment, statistics, case.network.input_size).double()
-    settings = Optimizer(momentum=MOMENTUM, weight_decay=DECAY, decay_biases=case.decay_biases)
+    settings = Optimizer(
+        momentum=MOMENTUM, weight_decay=DECAY, decay_biases=case.decay_biases, weight_decay_of=case.decay_of
+    )
     optimizer = PaperSGD(model, settings, fused=case.as_trained)
     step, schedule = Step(model, preprocess, optimizer, replica_group), Stages(SCHEDULE)
 
@@ -282,7 +287,7 @@ def run_reference(case: Case) -> Tree:
             parameter = model.parameter(layer, kind)
             assert parameter.grad is not None
             out[f"{update} {layer} {kind} gradient"] = parameter.grad.clone()
-            decay = DECAY if kind == "weights" or case.decay_biases else 0.0
+            decay = case.decay_of.get(layer, DECAY) if kind == "weights" or case.decay_biases else 0.0
             rate = rate_by_hand(update, layer, kind)
             reference.paper_update(parameter, step, parameter.grad, rate=rate, momentum=MOMENTUM, decay=decay)
     for (layer, kind), step in steps.items():
@@ -301,13 +306,18 @@ def _sums(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
 
 def run_columns(rank: int, names: list[str]) -> dict[str, tuple[Tree, int]]:
     """One of the processes that share the columns of one replica, for each of the named cases; and the floats that it sent."""
+    return share_columns(rank, {name: CASES[name] for name in names})
+
+
+def share_columns(rank: int, cases: Mapping[str, Case]) -> dict[str, tuple[Tree, int]]:
+    """As `run_columns`, for any cases."""
     world = dist.group.WORLD
     assert world is not None
     out = {}
-    for name in names:
-        columns = CASES[name].network.columns // world.size()
+    for name, case in cases.items():
+        columns = case.network.columns // world.size()
         exchange = ColumnExchange(world)
-        tree = run(CASES[name], first_column=rank * columns, columns=columns, exchange=exchange)
+        tree = run(case, first_column=rank * columns, columns=columns, exchange=exchange)
         out[name] = tree, exchange.floats_sent
     return out
 

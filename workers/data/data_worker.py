@@ -20,7 +20,7 @@ from alexnet.colour import colour_basis
 from configs.schema import Config
 from workers.data.cache import open_data
 from workers.data.dataset import CorruptRecordError, Dataset
-from workers.data.draws import crop_positions, draw
+from workers.data.draws import crop_positions, draw, first_offset
 from workers.data.manifest import Manifest, pixel_statistics
 from workers.data.order import I64, Order
 from workers.program import Request
@@ -59,9 +59,11 @@ class DataWorker:
         self._manifest = Manifest.load(folder)
         self._train = Dataset(folder, "train", self._manifest, fetch)
         self._validation = Dataset(folder, "validation", self._manifest, fetch)
-        self._order = Order(config.train.seed, len(self._train))
+        same = config.train.order == "same_every_epoch"
+        self._order = Order(config.train.seed, len(self._train), same=same)
         self._crop = config.network.input_size
         self._offsets = crop_positions(config.augment, self._manifest.image_size, self._crop)
+        self._first_offset = first_offset(config.augment, self._manifest.image_size, self._crop)
         noise = config.augment.colour_noise
         self._basis = None if noise is None else colour_basis(noise, pixel_statistics(self._manifest, folder))
         self._fetches_ahead = False
@@ -108,6 +110,7 @@ class DataWorker:
             epochs=epochs,
             positions=positions,
             offsets_per_axis=self._offsets,
+            first=self._first_offset,
             colour_basis=self._basis,
         )
 

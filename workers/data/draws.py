@@ -33,6 +33,8 @@ class Draws:
 def crop_positions(settings: Augment, image_size: int, crop: int) -> int:
     """Crop offsets per axis. Raises ValueError if they do not fit."""
     fitting = image_size - crop + 1
+    if settings.crop == "centre" and fitting >= 1:
+        return 1
     positions = fitting if settings.crop_positions is None else settings.crop_positions
     if fitting < 1:
         raise ValueError(
@@ -47,6 +49,11 @@ def crop_positions(settings: Augment, image_size: int, crop: int) -> int:
     return positions
 
 
+def first_offset(settings: Augment, image_size: int, crop: int) -> int:
+    """The smallest crop offset per axis, in pixels: the centre's, where all crops are cut there, as in testing."""
+    return (image_size - crop) // 2 if settings.crop == "centre" else 0
+
+
 def draw(
     settings: Augment,
     *,
@@ -54,15 +61,17 @@ def draw(
     epochs: I64,
     positions: I64,
     offsets_per_axis: int,
+    first: int = 0,
     colour_basis: npt.NDArray[np.float64] | None,
 ) -> Draws:
     """Draws for the images at these epochs and positions.
 
-    offsets_per_axis: see `crop_positions`. colour_basis: 3x3, from standard normal numbers to an RGB offset.
+    offsets_per_axis: see `crop_positions`. first: see `first_offset`. colour_basis: 3x3, from standard normal numbers to an RGB
+    offset.
     """
     shared = positions // settings.crop_shared_by
     offsets = np.stack(
-        [integers(keys(seed, axis, epochs, shared), offsets_per_axis) for axis in (CROP_Y, CROP_X)], axis=1
+        [first + integers(keys(seed, axis, epochs, shared), offsets_per_axis) for axis in (CROP_Y, CROP_X)], axis=1
     )
     mirror = uniforms(keys(seed, MIRROR, epochs, shared)) < 0.5 if settings.mirror else np.zeros(len(shared), bool)
     colour, noisy = None, None

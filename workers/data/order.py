@@ -1,8 +1,9 @@
 """Which image stands at which place of a run, as a pure function of (seed, epoch, position).
 
 The training set is an endless stream: sample number n of a run is position n mod N of epoch n div N, and each epoch has
-its own permutation of all N images. Batches are consecutive stretches of the stream, so every image comes exactly once per
-epoch, a batch may span the edge between two epochs, and the whole state of the data path is one number: samples consumed.
+its own permutation of all N images (or, where the settings say so, the first one's). Batches are consecutive stretches of the
+stream, so every image comes exactly once per epoch, a batch may span the edge between two epochs, and the whole state of the
+data path is one number: samples consumed.
 """
 
 import numpy as np
@@ -27,9 +28,9 @@ def permutation(seed: int, epoch: int, rows: int) -> I32:
 class Order:
     """The stream of one training set."""
 
-    def __init__(self, seed: int, rows: int) -> None:
-        """rows: images in the training set; at least 1."""
-        self.seed, self.rows = seed, rows
+    def __init__(self, seed: int, rows: int, *, same: bool = False) -> None:
+        """rows: images in the training set; at least 1. same: every epoch has the first one's order."""
+        self.seed, self.rows, self.same = seed, rows, same
         self._permutations: dict[int, I32] = {}
 
     def at(self, samples: I64) -> tuple[I64, I64, I64]:
@@ -38,7 +39,7 @@ class Order:
         rows = np.empty_like(samples)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            rows[here] = self._permutation(int(epoch))[positions[here]]
+            rows[here] = self._permutation(0 if self.same else int(epoch))[positions[here]]
         return epochs, positions, rows
 
     def substitute(self, epoch: int, position: int, attempt: int) -> int:

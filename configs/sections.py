@@ -1,0 +1,43 @@
+"""What all sections of a config share: limits of numbers, and a class that refuses unknown keys."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, Field, PlainValidator
+else:
+    try:
+        from pydantic import ConfigDict, Field, PlainValidator
+    except ImportError:
+        # A machine that has torch and nothing else can build these classes by hand; only loading files checks them.
+        def Field(**limits: Any) -> Any:
+            return tuple(limits.items())
+
+        def PlainValidator(function: Any) -> Any:
+            return function
+
+        ConfigDict = dict
+
+__all__ = ["Count", "CountOrAuto", "Field", "Fraction", "Natural", "NonNegative", "Positive", "Section"]
+
+
+def _count_or_auto(value: Any) -> Any:
+    # A union of types would be told in two messages, one per type.
+    if value == "auto" or (type(value) is int and value > 0):
+        return value
+    from pydantic_core import PydanticCustomError
+
+    raise PydanticCustomError("count_or_auto", "must be a whole number greater than 0, or auto")
+
+
+Count = Annotated[int, Field(gt=0)]
+CountOrAuto = Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section:
+    """A key that the schema does not know is an error."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")

@@ -1,0 +1,163 @@
+"""Fine-tuning: which layers a run takes from another's checkpoint, bit by bit, on any split; and what is refused."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from alexnet.network import AlexNet
+from configs.errors import UserError
+from configs.schema import Conv, Dense, Network, Train
+from tests.alexnet.test_network import Silent
+from tests.workers.columns import NETWORK, expected, save_whole
+from workers.init_from import find_start, init_from
+
+OTHER = dataclasses.replace(NETWORK, classes=9)
+"""Another number of classes, so the classifier does not fit."""
+ALL = ("conv1", "conv2", "conv3", "conv4", "fc5", "fc6", "fc7")
+
+
+@pytest.fixture
+def run(alone: dist.ProcessGroup, tmp_path: Path) -> Path:
+    """The folder of a run with two checkpoints, of the values of seeds 1 and 2."""
+    for step in (1, 2):
+        save_whole(tmp_path / "run" / "checkpoints", alone, step)
+    (tmp_path / "run" / "config.yaml").write_text("base: demo.yaml\n")
+    return tmp_path / "run"
+
+
+def train(folder: Path, *init_layers: str) -> Train:
+    return Train(steps=1, init_from=str(folder), init_layers=init_layers or None)
+
+
+def taken(model: AlexNet, seed: int) -> set[str]:
+    """Layers of which every parameter is that of the checkpoint's seed, bit by bit; the others are as new."""
+    values, found = expected(seed), set()
+    new = {f"{layer}.{kind}": p for layer, kind, p in AlexNet(model.network, seed=5).parameter_layers()}
+    for layer, kind, parameter in model.parameter_layers():
+        owned: Any = model.parts[layer].owned
+        name = f"{layer}.{kind}"
+        there = values.get(name)
+        if there is not None and there[owned].shape == parameter.shape and same(parameter, there[owned]):
+            found.add(layer)
+        else:
+            assert same(parameter, new[name][owned]), name
+            assert layer not in found, "half of a layer"
+    return found
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Bit by bit: the values hold NaNs."""
+    return torch.equal(one.detach().view(torch.int32), other.detach().view(torch.int32))
+
+
+@pytest.mark.parametrize("column", [None, 0, 1])
+def test_all_layers_that_fit_are_taken_on_any_split(run: Path, column: int | None) -> None:
+    if column is None:
+        model = AlexNet(OTHER, seed=5)
+    else:
+        model = AlexNet(OTHER, first_column=column, columns=1, exchange=Silent(2), seed=5)
+    start = init_from(train(run), model)
+    assert start is not None and (start.taken, start.new) == (ALL, ("classifier",))
+    assert taken(model, seed=2) == set(ALL)
+    assert start.checkpoint.step == 2, "a run's newest checkpoint"
+
+
+@pytest.mark.parametrize("column", [None, 0, 1])
+def test_rows_are_found_in_whichever_file_has_them(run: Path, column: int | None) -> None:
+    """A checkpoint of three processes, uneven shares, cut from that of one."""
+    folder = run / "checkpoints" / "step-00000002-a1"
+    content = json.loads((folder / "state.json").read_text())
+    [file] = folder.glob("*.safetensors")
+    tensors, entries = load_file(file), []
+    for number in range(3):
+        cuts = {name: [len(t) * number // 3, len(t) * (number + 1) // 3] for name, t in tensors.items()}
+        part = folder / f"part-{number}.safetensors"
+        save_file({name: tensors[name][start:stop].clone() for name, (start, stop) in cuts.items()}, part)
+        sha256 = hashlib.sha256(part.read_bytes()).hexdigest()
+        entries.append({"file": part.name, "bytes": part.stat().st_size, "sha256": sha256, "rows": cuts})
+    (folder / "state.json").write_text(json.dumps({**content, "files": entries}))
+    model = (
+        AlexNet(OTHER, seed=5)
+        if column is None
+        else AlexNet(OTHER, first_column=column, columns=1, exchange=Silent(2), seed=5)
+    )
+    assert init_from(train(run), model) is not None
+    assert taken(model, seed=2) == set(ALL)
+    (folder / "state.json").write_text(json.dumps({**content, "files": entries[:2]}))
+    if column != 0:
+        with pytest.raises(UserError, match=r"does not hold all rows of conv1\.weights"):
+            init_from(train(run), model)
+
+
+def test_a_checkpoint_of_its_own_and_some_layers_only(run: Path) -> None:
+    model, folder = AlexNet(OTHER, seed=5), run / "checkpoints" / "step-00000001-a1"
+    start = init_from(train(folder, "conv2", "fc6"), model)
+    assert start is not None
+    assert taken(model, seed=1) == {"conv2", "fc6"}
+    assert start.record == {
+        "folder": str(folder.resolve()), "step": 1, "taken": ["conv2", "fc6"],
+        "new": ["conv1", "conv3", "conv4", "fc5", "fc7", "classifier"],
+    }  # fmt: skip
+    assert str(start) == (f"starting from {folder}: conv2, fc6 taken, new: conv1, conv3, conv4, fc5, fc7, classifier")
+
+
+def test_more_layers_and_other_widths(run: Path) -> None:
+    convs: dict[str, Conv] = {**NETWORK.convs, "conv5": Conv(maps=4, kernel=1)}
+    convs["conv2"] = dataclasses.replace(convs["conv2"], maps=16)
+    denses: dict[str, Dense] = {name: dense for name, dense in NETWORK.denses.items() if name != "fc7"}
+    model = AlexNet(dataclasses.replace(NETWORK, convs=convs, denses=denses), seed=5)
+    start = init_from(train(run), model)
+    assert start is not None
+    # conv3 sees more maps than there, fc5 sees conv5's. The classifier sees as many units as there were in fc7.
+    assert start.taken == ("conv1", "conv4", "fc6", "classifier")
+    assert taken(model, seed=2) == set(start.taken)
+
+
+def test_without_it_nothing_happens(run: Path) -> None:
+    model = AlexNet(OTHER, seed=5)
+    assert init_from(Train(steps=1), model) is None and find_start(Train(steps=1), OTHER) is None
+    assert taken(model, seed=2) == set()
+    same_network = find_start(train(run), NETWORK)
+    assert same_network is not None and str(same_network).endswith("classifier taken, none is new")
+
+
+NARROW: Network = dataclasses.replace(
+    NETWORK, classes=9, convs={"other": Conv(maps=4, kernel=3)}, denses={"fc5": Dense(units=4)}
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "layers", "network", "message"),
+    [
+        ("nowhere", (), OTHER, r"no checkpoint at .*nowhere.*Give the folder of a run"),
+        ("run/checkpoints/step-00000009", (), OTHER, "there is no checkpoint at"),
+        ("run", ("conv1", "classifier"), OTHER, r"classifier\.weights has shape \[9, 16\] here, and there shape \[7, 16\]"),
+        ("run", (), NARROW, r"no layer of .*step-00000002-a1 fits.*other\.weights has shape .* .*fc5\.weights"),
+    ],
+)  # fmt: skip
+def test_refused(run: Path, where: str, layers: tuple[str, ...], network: Network, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_start(train(run.parent / where, *layers), network)
+
+
+def test_damage_is_found(run: Path) -> None:
+    folder = run / "checkpoints" / "step-00000002-a1"
+    [file] = folder.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged: .*take another checkpoint"):
+        init_from(train(folder), AlexNet(OTHER, seed=5))
+    # Of a run, the newest that is whole.
+    start = init_from(train(run), AlexNet(OTHER, seed=5))
+    assert start is not None and start.checkpoint.step == 1
+    file.unlink()
+    with pytest.raises(UserError, match="is damaged"):
+        init_from(train(folder), AlexNet(OTHER, seed=5))
