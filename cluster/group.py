@@ -32,11 +32,11 @@ from workers.data.storage import is_url
 class WorkerGroup:
     """All actors of one attempt. Use as a context manager: on the way out everything is killed and given back.
 
-    views: of each image in testing.
+    views: of each image in testing. attempt: number of this one, from 1; a part of the actors' names, which Ray gives once only.
     """
 
-    def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1) -> None:
-        self.views = views
+    def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1, attempt: int = 1) -> None:
+        self.views, self.attempt = views, attempt
         # Actors have working directories of their own.
         data = plan.config.data
         if data.cache_folder is not None:
@@ -67,7 +67,9 @@ class WorkerGroup:
         """Begin or continue training; returns one reference per rank, which is ready when that rank has ended."""
         self._open_feeds(start)
         return [
-            column.train.remote(self.feeds[self.plan.mesh.replica(rank)], checkpoints.resolve(), start)
+            column.train.options(name=f"train {self.plan.mesh.name(rank)}").remote(
+                self.feeds[self.plan.mesh.replica(rank)], checkpoints.resolve(), start
+            )
             for rank, column in enumerate(self.columns)
         ]
 
@@ -75,7 +77,9 @@ class WorkerGroup:
         """Test a checkpoint's network; returns references as `train`."""
         self._open_feeds(start, only_evaluation=True)
         return [
-            column.evaluate.remote(self.feeds[self.plan.mesh.replica(rank)], start, self.views)
+            column.evaluate.options(name=f"evaluate {self.plan.mesh.name(rank)}").remote(
+                self.feeds[self.plan.mesh.replica(rank)], start, self.views
+            )
             for rank, column in enumerate(self.columns)
         ]
 
@@ -94,6 +98,11 @@ class WorkerGroup:
                 remove_placement_group(self._placement)
         self.columns, self.feeds, self.data_workers, self._placement = [], [], [], None
 
+    def _named(self, who: str) -> str:
+        """An actor's name, so that the dashboard's list of actors reads as a picture of the mesh."""
+        again = f", attempt {self.attempt}" if self.attempt > 1 else ""
+        return f"{self.plan.config.name} {who}{again}"
+
     def _start(self) -> None:
         plan, cluster = self.plan, self.plan.config.cluster
         gpus = 1 if plan.mesh.device == "cuda" else 0
@@ -110,6 +119,7 @@ class WorkerGroup:
             )
             # While `train` runs, `status` and `stop` must be answered.
             options = column_actor.options(
+                name=self._named(plan.mesh.name(rank)),
                 num_cpus=cluster.cpus_per_column,
                 num_gpus=gpus,
                 scheduling_strategy=place,
@@ -137,13 +147,17 @@ class WorkerGroup:
             )
             workers = {
                 name: data_actor.options(
-                    num_cpus=cluster.cpus_per_data_worker, max_restarts=-1, max_task_retries=0, scheduling_strategy=near
+                    name=self._named(name),
+                    num_cpus=cluster.cpus_per_data_worker,
+                    max_restarts=-1,
+                    max_task_retries=0,
+                    scheduling_strategy=near,
                 ).remote(plan.config, name)
                 for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_workers))
             }
             self.data_workers.append(workers)
             self.feeds.append(
-                feed_actor.options(num_cpus=0, scheduling_strategy=near).remote(
+                feed_actor.options(name=self._named(f"feed r{replica}"), num_cpus=0, scheduling_strategy=near).remote(
                     f"feed r{replica}",
                     workers,
                     window=cluster.window_batches,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cluster.provenance import note_start
 from configs.errors import UserError
 from configs.loader import save, to_dict
 from configs.schema import Config
@@ -32,13 +33,15 @@ CHANGEABLE = (
 
 
 class RunFolder:
-    """`config.yaml` (all settings), `log.jsonl` (one report per line), `checkpoints/`, and at the end `result.json`."""
+    """`config.yaml` (all settings), `environment.json` (what each start ran on), `log.jsonl` (one report per line), `events/`
+    (the same for TensorBoard), `checkpoints/`, and at the end `result.json`."""
 
     def __init__(self, config: Config) -> None:
         self.path = Path(config.runs_folder) / config.name
         self.config = config
         self.checkpoints = self.path / "checkpoints"
         self.log = self.path / "log.jsonl"
+        self.events = self.path / "events"
 
     def result(self) -> dict[str, Any] | None:
         """Of the last time that the run came to the end of its program; None if it never did."""
@@ -69,10 +72,11 @@ class RunFolder:
             )
 
     def open(self) -> None:
-        """Make the folder and write the config."""
+        """Make the folder, and write the config and what this process runs on."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             save(self.config, self.path / "config.yaml")
+            note_start(self.path)
         except OSError as error:
             raise UserError(f"the run's folder {self.path} cannot be written: {error}") from None
 
@@ -82,10 +86,6 @@ class RunFolder:
 
         found = committed(self.checkpoints)
         return found[-1] if found else None
-
-    def write_log(self, entry: Mapping[str, Any]) -> None:
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         temporary = self.path / "result.tmp"

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from cluster.console import RunConsole, clock, errors_table, print_plan
 from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
+from cluster.job import job_metadata
 from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
 from cluster.signals import StopSignals
+from cluster.totals import total_lines
 from configs.errors import UserError
 from configs.loader import load
 
@@ -18,11 +20,22 @@ if TYPE_CHECKING:
     from workers.checkpoint import Checkpoint
 
 
-def run_training(config_path: str | None, settings: Iterable[str], *, plan_only: bool, address: str | None) -> int:
+def run_training(
+    config_path: str | None,
+    settings: Iterable[str],
+    *,
+    plan_only: bool,
+    address: str | None,
+    quiet: bool = False,
+    sinks: Iterable[str] = (),
+) -> int:
     """Train to the end, or until stopped; returns the exit code.
+
+    quiet: say only what is wrong, and the result. sinks: where reports go besides, by `module:Class` (`cluster.sinks`).
 
     Raises UserError for wrong input, RunFailed if the run could not go on, Interrupted if it was stopped at once.
     """
+    settings = list(settings)
     config = load(config_path, settings)
     plan = make_plan(config, local_gpus(), dataset_size(config))
     if plan_only:
@@ -45,28 +58,36 @@ def run_training(config_path: str | None, settings: Iterable[str], *, plan_only:
             num_cpus=local_cpus(plan) if address is None else None,
             object_store_bytes=plan.object_store_bytes,
             dashboard=config.cluster.dashboard,
-            metadata={"run": config.name},
+            metadata=job_metadata(config, config_path, settings),
+            quiet=quiet,
         ) as ray:
             if address is not None:
                 plan = make_plan(config, int(ray.cluster_resources().get("GPU", 0)), plan.dataset)
             if plan.dataset is not None and plan.dataset.drawn_first:
                 draw(config, ray)
                 verify(config)
-            print_plan(describe(plan))
-            return _train(run, plan, signals)
+            if not quiet:
+                print_plan(describe(plan))
+            return _train(run, plan, signals, quiet, sinks)
 
 
-def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
+def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks: Iterable[str]) -> int:
     from cluster.group import WorkerGroup
+    from cluster.reporting import Reporting
     from cluster.supervisor import Supervisor
 
     run.open()
     start = run.latest()
     _check_start(run, start)
     started = time.monotonic()
-    if start:
+    if start and not quiet:
         print(f"continuing from {start.folder}", flush=True)
-    with WorkerGroup(plan) as group, RunConsole(plan.program().total_steps) as console:
+    with (
+        RunConsole(plan.program().total_steps, quiet=quiet) as console,
+        Reporting(run, plan, console, start_step=start.step if start else 0, sinks=sinks) as reporting,
+        WorkerGroup(plan) as group,
+    ):
+        reporting.placed(group.about)
         for about in group.about:
             console.message(f"{about['name']}: pid {about['pid']} on {about['node']}, {about['device']}")
         for name, pid in group.data_pids.items():
@@ -75,17 +96,15 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
             console.message("compiling; the first start on a machine takes a minute or so for it")
         signals.gentle = True
 
-        def on_report(report: dict[str, Any]) -> None:
-            run.write_log(report)
-            console.report(report)
-
-        supervisor = Supervisor(group, signals, on_report, console.message)
+        supervisor = Supervisor(group, signals, reporting.report, reporting.note)
+        reporting.feeds = supervisor.feed_counts
         try:
             results = supervisor.watch(group.train(run.checkpoints, start))
         except RunFailed as error:
             raise RunFailed(f"{error}. {_where_it_goes_on(run)}") from None
         finally:
             signals.gentle = False
+        reporting.end(results[0]["ended"], results[0]["step"])
     if results[0]["ended"] == "stopped":
         print(f"stopped after step {results[0]['step']:,}; {_where_it_goes_on(run)}")
         return 128 + (signals.requested or 0)
@@ -94,6 +113,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
         "validation": results[0]["errors"],
         "train": console.last_train,
         "seconds": time.monotonic() - started,
+        "spent": reporting.totals.as_json(),
         "feeds": supervisor.feed_counts,
     }
     run.write_result(result)
@@ -124,7 +144,9 @@ def _summary(run: RunFolder, result: dict[str, Any]) -> None:
     print_plan(
         [
             ("steps", f"{result['step']:,} in {clock(result['seconds'])}"),
+            *(total_lines(result["spent"], result["seconds"]) if "spent" in result else ()),
             ("log", str(run.log)),
+            ("TensorBoard", f"tensorboard --logdir {run.events}"),
             ("checkpoint", str(checkpoint.folder) if checkpoint else "none"),
             ("config", str(run.path / "config.yaml")),
             ("evaluate", f"python -m cluster.evaluate {run.path}"),

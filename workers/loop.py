@@ -1,6 +1,7 @@
 """The training loop: when to train, test, report, save and stop. The mathematics of a step is `alexnet.step`."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from configs.schema import Config
 from workers import checkpoint
 from workers.batches import Batches
 from workers.mesh import Mesh
-from workers.meters import Meter
+from workers.meters import Exchanged, Meter
 from workers.program import Item, Program
 
 
@@ -112,19 +113,23 @@ class Loop:
     def _test(self, item: Item) -> None:
         if item.request.count:
             test = self.step.test if self.views == 1 else self.step.test_ten_views
-            self._testing.add(test(next(self.batches)))
-            self._wait_for_previous()
+            with self._testing.measure("tests"):
+                self._testing.add(test(next(self.batches)))
+                self._wait_for_previous()
         if item.ends_evaluation:
+            took = self._testing.seconds["tests"]
             self._errors = self._take(self._testing)
             self.schedule.observe(self._errors["top1_error"])
             self.evaluated = True
-            self.report({"kind": "evaluation", **self._errors})
+            self.report({"kind": "evaluation", **self._errors, "took_seconds": took})
 
     def _take(self, meter: Meter) -> dict[str, Any]:
         exchange = self.step.model.exchange
-        waited = exchange.seconds if isinstance(exchange, ColumnExchange) else 0.0
-        taken = meter.take(self.group, self.mesh.processes_per_replica, waited)
-        self._training.leave_out_exchange(waited)
+        exchanged = Exchanged()
+        if isinstance(exchange, ColumnExchange):
+            exchanged = Exchanged(exchange.seconds, exchange.bytes_sent)
+        taken = meter.take(self.group, self.mesh.processes_per_replica, exchanged)
+        self._training.leave_out_exchange(exchanged)
         return {"step": self.steps_done, "epoch": self.program.epoch_at(self.steps_done), **taken}
 
     def _agreed_to_stop(self) -> bool:
@@ -152,6 +157,7 @@ class Loop:
             "schedule": self.schedule.state(),
             "errors": self._errors,
         }
+        started = time.perf_counter()
         folder = checkpoint.save(
             self.checkpoints,
             self.step.model,
@@ -162,4 +168,5 @@ class Loop:
             group=self.group,
         )
         self._saved = (self.steps_done, self.evaluated)
-        self.report({"kind": "checkpoint", "step": self.steps_done, "folder": str(folder)})
+        took = time.perf_counter() - started
+        self.report({"kind": "checkpoint", "step": self.steps_done, "folder": str(folder), "took_seconds": took})

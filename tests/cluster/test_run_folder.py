@@ -118,13 +118,6 @@ def test_a_damaged_result_counts_as_none(begun: Path, content: str) -> None:
     assert run.result() is None
 
 
-def test_log_is_one_line_per_report_and_goes_on(begun: Path) -> None:
-    folder(begun).write_log({"step": 1, "kind": "train"})
-    folder(begun).write_log({"step": 2, "kind": "evaluation"})
-    lines = folder(begun).log.read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2]
-
-
 def test_latest_is_the_newest_committed_checkpoint(begun: Path) -> None:
     run = folder(begun)
     for step, evaluated in ((30, True), (100, False), (9, True)):
