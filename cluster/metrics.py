@@ -1,10 +1,12 @@
 """A sink that gives a run's reports to Ray's metrics, from where Prometheus fetches them (docs/monitoring.md).
 
 Made in the driver. Ray puts `ray_` before each name, and `_total` behind those of counters. Means over time come from two
-counters: Ray 2.58 works the sums of histograms out from the middles of their buckets, so they are wrong.
+counters: Ray 2.58 works the sums of histograms out from the middles of their buckets, so they are wrong. And it forgets a gauge
+that was not set for twice its interval of 10 s, so all are set again every few seconds, with the values that they have.
 """
 
 import math
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -74,6 +76,8 @@ EVALUATION = {
     "alexnet_validation_top1_error": "top1_error",
     "alexnet_validation_top5_error": "top5_error",
 }
+AGAIN_SECONDS = 5.0
+"""How often gauges are set again."""
 FEED = {
     "alexnet_decode_seconds": "seconds_decoding",
     "alexnet_decoded_images": "decoded",
@@ -98,6 +102,9 @@ class RayMetrics:
         ]
         self._step = 0
         self._feeds: list[dict[str, Any]] = []
+        self._gauges: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        threading.Thread(target=self._set_again, name="metrics", daemon=True).start()
 
     def report(self, report: dict[str, Any]) -> None:
         kind = report["kind"]
@@ -118,7 +125,8 @@ class RayMetrics:
         self._set("alexnet_last_report_seconds", time.time())
 
     def close(self) -> None:
-        """Ray itself forgets gauges when their process ends; the last values of counters stay."""
+        """Gauges are gone soon after; the last values of counters stay."""
+        self._closed.set()
 
     def _train(self, report: dict[str, Any]) -> None:
         for name, key in TRAIN.items():
@@ -150,7 +158,15 @@ class RayMetrics:
             self._add(name, feed[key] - (0 if again else before.get(key, 0)), place)
 
     def _set(self, name: str, value: float, tags: dict[str, str] | None = None) -> None:
-        self._metrics[name].set(value, tags=tags)
+        with self._lock:
+            self._gauges[name, frozenset((tags or {}).items())] = value
+            self._metrics[name].set(value, tags=tags)
+
+    def _set_again(self) -> None:
+        while not self._closed.wait(AGAIN_SECONDS):
+            with self._lock:
+                for (name, tags), value in self._gauges.items():
+                    self._metrics[name].set(value, tags=dict(tags))
 
     def _add(self, name: str, value: float, tags: dict[str, str] | None = None) -> None:
         if value > 0:  # Ray refuses to add nothing

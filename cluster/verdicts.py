@@ -23,8 +23,10 @@ AT_CHANCE = 0.01
 """How far from ln(classes) a loss may be, relative to it, and still say nothing about the images."""
 SHORTEST_STALL_SECONDS = 60.0
 """Without a report; longer where reports are rare."""
-WINDOW_REPORTS, WINDOW_SECONDS = 5, 10.0
-"""What a judgement of speeds looks at, at least; the first report of a start, with its warming up, is no part of it."""
+DATA_REPORTS, DATA_SECONDS = 5, 10.0
+COLUMN_REPORTS, COLUMN_SECONDS = 10, 30.0
+"""What a judgement looks at, at least; the first report of a start, with its warming up, is no part of it. Five reports in which
+the same column happens to be the slower one come up every now and then where times vary by 5 %; ten do not."""
 MOST_STEPS_AT_CHANCE = 5000
 FEWEST_STEPS_AT_CHANCE = 1000
 """A healthy network may take half an epoch to leave ln(classes), but within these limits."""
@@ -58,7 +60,7 @@ class Verdict:
 
 def waiting_for_data(reports: Reports, setting: Setting) -> Verdict | None:
     """The largest share of the step time that any process spent waiting for data, and what would help."""
-    window = recent(reports)
+    window = recent(reports, DATA_REPORTS, DATA_SECONDS)
     if window is None:
         return None
     shares = [
@@ -124,7 +126,7 @@ def slower_column(reports: Reports, setting: Setting) -> Verdict | None:
 
     On GPUs, where the host does not wait for the exchange, all columns seem alike.
     """
-    window, columns = recent(reports), setting.mesh.processes_per_replica
+    window, columns = recent(reports, COLUMN_REPORTS, COLUMN_SECONDS), setting.mesh.processes_per_replica
     if window is None or columns == 1:
         return None
 
@@ -184,12 +186,12 @@ def usual_seconds(reports: Reports, setting: Setting) -> float:
     return usual
 
 
-def recent(reports: Reports) -> Reports | None:
-    """The newest training reports that are enough to judge speeds by; None if there are too few. The first is left out."""
+def recent(reports: Reports, enough_reports: int, enough_seconds: float) -> Reports | None:
+    """The newest training reports that are so many and cover so much step time, without the first; None if there are too few."""
     seconds = 0.0
     for count in range(1, len(reports)):
         seconds += sum(sum(each) for each in step_seconds(reports[-count]).values()) / _ranks(reports[-count])
-        if count >= WINDOW_REPORTS and seconds >= WINDOW_SECONDS:
+        if count >= enough_reports and seconds >= enough_seconds:
             return reports[-count:]
     return None
 

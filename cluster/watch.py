@@ -14,7 +14,7 @@ from cluster.verdicts import (
     waiting_for_data,
 )
 
-ABSENT_REPORTS = 3
+ABSENT_REPORTS = 5
 """A verdict is over when this many training reports in a row were without it."""
 SPEED_REPORTS = 200
 """The newest training reports that are looked at for speeds."""
