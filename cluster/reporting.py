@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +12,7 @@ from cluster.metrics import RayMetrics
 from cluster.plan import Plan
 from cluster.provenance import note_actors
 from cluster.run_folder import RunFolder
-from cluster.sinks import JsonLines, Sink, Sinks, load_sinks
+from cluster.sinks import JsonLines, MakeSink, Sink, Sinks, make_sinks
 from cluster.tensorboard import TensorBoard
 from cluster.totals import Totals
 from cluster.verdicts import Setting
@@ -30,7 +30,7 @@ class Reporting:
     Nothing here runs per step: only per report, and every few seconds. The log ends with how the run ended: `end` says so, or the
     exception that leaves the context.
 
-    start_step: updates made before. sinks: others' sinks, by `module:Class`; raises UserError if there is none of that name.
+    start_step: updates made before. sinks: other people's, as `find_sinks` finds them; raises UserError if one cannot be made.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Reporting:
         console: RunConsole,
         *,
         start_step: int,
-        sinks: Iterable[str] = (),
+        sinks: Mapping[str, MakeSink],
     ) -> None:
         self._run, self._plan, self._console = run, plan, console
         self._step = start_step
@@ -54,7 +54,7 @@ class Reporting:
         """The feeds' counters, which the supervisor keeps up to date."""
         at_once: dict[str, Sink] = {"the log": JsonLines(run.log)}
         behind: dict[str, Sink] = {"TensorBoard's file": TensorBoard(run.events, self._ranks)}
-        behind |= load_sinks(sinks, run.path, to_dict(plan.config))
+        behind |= make_sinks(sinks, run.path, to_dict(plan.config))
         at_once["Ray's metrics"] = RayMetrics(plan.config.name, plan.mesh)
         self._sinks = Sinks(at_once, behind, self.note)
 

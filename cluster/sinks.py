@@ -123,19 +123,31 @@ class _Behind:
             self._leave_out(self._name, error)
 
 
-def load_sinks(names: Iterable[str], folder: Path, config: dict[str, Any]) -> dict[str, Sink]:
-    """Sinks of other people's, by `module:Class`; made with the run's folder and its settings.
+MakeSink = Callable[[Path, dict[str, Any]], Sink]
+"""From the run's folder and its settings to a sink."""
 
-    Raises UserError if there is none of that name, or it could not be made.
-    """
-    made: dict[str, Sink] = {}
+
+def find_sinks(names: Iterable[str]) -> dict[str, MakeSink]:
+    """Classes of other people's sinks, by `module:Class`. Raises UserError if there is none of that name."""
+    found: dict[str, MakeSink] = {}
     for name in names:
         module, _, kind = name.partition(":")
         try:
-            made[name] = getattr(importlib.import_module(module), kind)(folder, config)
-        except Exception as error:  # it is other people's code
+            found[name] = getattr(importlib.import_module(module), kind)
+        except Exception as error:  # importing runs other people's code
             raise UserError(
                 f"--sink {name} cannot be used ({type(error).__name__}: {error}); it is MODULE:CLASS, where `import MODULE` "
                 "works in the folder that this is run in, and CLASS(folder, config) has `report` and `close`"
             ) from None
+    return found
+
+
+def make_sinks(classes: Mapping[str, MakeSink], folder: Path, config: dict[str, Any]) -> dict[str, Sink]:
+    """Raises UserError if one cannot be made, for a server that does not answer at the start was named wrongly."""
+    made: dict[str, Sink] = {}
+    for name, kind in classes.items():
+        try:
+            made[name] = kind(folder, config)
+        except Exception as error:  # it is other people's code
+            raise UserError(f"--sink {name} could not be made ({type(error).__name__}: {error})") from None
     return made

@@ -1,7 +1,7 @@
 """A training run from config to table: plan, data set, actors, supervision, result."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import RunConsole, clock, errors_table, print_plan
@@ -12,6 +12,7 @@ from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
 from cluster.signals import StopSignals
+from cluster.sinks import MakeSink, find_sinks
 from cluster.totals import total_lines
 from configs.errors import UserError
 from configs.loader import load
@@ -50,6 +51,7 @@ def run_training(
         )
     if _complete(run, plan):
         return 0
+    others = find_sinks(sinks)
     with StopSignals() as signals:
         if not plan.dataset.drawn_first:
             verify(config)
@@ -68,10 +70,10 @@ def run_training(
                 verify(config)
             if not quiet:
                 print_plan(describe(plan))
-            return _train(run, plan, signals, quiet, sinks)
+            return _train(run, plan, signals, quiet, others)
 
 
-def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks: Iterable[str]) -> int:
+def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks: Mapping[str, MakeSink]) -> int:
     from cluster.group import WorkerGroup
     from cluster.reporting import Reporting
     from cluster.supervisor import Supervisor

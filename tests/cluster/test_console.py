@@ -143,7 +143,7 @@ PARTS = [
     ("width", "left"),
     [
         (150, "  ".join(PARTS)),
-        (100, "step 1,200/10,000  epoch 1.50  loss 2.346  top-1 error 50.0%  1,234 images/s  data wait 12%  ETA 7:30"),
+        (105, "step 1,200/10,000  epoch 1.50  loss 2.346  top-1 error 50.0%  1,234 images/s  data wait 12%  ETA 7:30"),
         (80, "step 1,200/10,000  loss 2.346  top-1 error 50.0%  1,234 images/s  ETA 7:30"),
         (30, "loss 2.346  1,234 images/s"),
         (5, "loss 2.346  1,234 images/s"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster import sinks
-from cluster.sinks import JsonLines, Sinks, load_sinks
+from cluster.sinks import JsonLines, Sinks, find_sinks, make_sinks
 from configs.errors import UserError
 
 
@@ -119,12 +119,17 @@ def test_log_is_one_line_per_report_and_goes_on(tmp_path: Path) -> None:
 
 def test_others_sinks_are_made_with_folder_and_config(tmp_path: Path) -> None:
     name = f"{__name__}:Kept"
-    [(found, sink)] = load_sinks([name], tmp_path, {"name": "a"}).items()
+    [(found, sink)] = make_sinks(find_sinks([name]), tmp_path, {"name": "a"}).items()
     assert found == name and isinstance(sink, Kept)
     assert sink.made_with == (tmp_path, {"name": "a"})
 
 
-@pytest.mark.parametrize("name", ["no_such_module:Sink", f"{__name__}:NoSuchClass", __name__, "json:dumps", ""])
-def test_a_sink_that_is_none_is_told_with_what_it_should_be(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["no_such_module:Sink", f"{__name__}:NoSuchClass", __name__, ""])
+def test_a_sink_that_is_none_is_told_with_what_it_should_be(name: str) -> None:
     with pytest.raises(UserError, match="MODULE:CLASS"):
-        load_sinks([name], tmp_path, {})
+        find_sinks([name])
+
+
+def test_a_sink_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--sink json:dumps could not be made"):
+        make_sinks(find_sinks(["json:dumps"]), tmp_path, {})
