@@ -1,6 +1,7 @@
 """What is wrong with a run, in words, worked out from its reports: said once, and again only when it has grown or is over.
 
 Each judgement is a pure function of a window of reports (and, for progress, of the time). All are silent in a healthy run.
+Those of speeds hold on to what was said: with `said`, it is over only at half of what it began with.
 """
 
 import itertools
@@ -58,7 +59,7 @@ class Verdict:
     """How bad it is; what has grown by 1 is said again."""
 
 
-def waiting_for_data(reports: Reports, setting: Setting) -> Verdict | None:
+def waiting_for_data(reports: Reports, setting: Setting, *, said: bool = False) -> Verdict | None:
     """The largest share of the step time that any process spent waiting for data, and what would help."""
     window = recent(reports, DATA_REPORTS, DATA_SECONDS)
     if window is None:
@@ -71,12 +72,13 @@ def waiting_for_data(reports: Reports, setting: Setting) -> Verdict | None:
     ]
     rank = max(range(len(shares)), key=shares.__getitem__)
     share, busy = shares[rank], _data_workers_busy(reports, window, setting, setting.mesh.replica(rank))
-    if share < WAITING:
+    if share < (WAITING / 2 if said else WAITING):
         return None
     if busy is not None and busy < 0.5:
         text = (
             f"{share:.0%} of the step is waiting for data, though data workers work only {busy:.0%} of the time: look at what "
-            "lies between them and the columns (object store full and spilling to disk, network; cluster.window_batches)"
+            "holds them up, or lies between them and the columns (processes that do not get to run, object store full and "
+            "spilling to disk, network; cluster.window_batches)"
         )
     else:
         # In the time that now brings (1 - share) of what is wanted, so many times as much is to come.
@@ -121,7 +123,7 @@ def steps_at_chance(setting: Setting) -> float:
     return min(MOST_STEPS_AT_CHANCE, max(FEWEST_STEPS_AT_CHANCE, setting.steps_per_epoch / 2))
 
 
-def slower_column(reports: Reports, setting: Setting) -> Verdict | None:
+def slower_column(reports: Reports, setting: Setting, *, said: bool = False) -> Verdict | None:
     """A column that computes longer than the others, in every report of the window; means over replicas.
 
     On GPUs, where the host does not wait for the exchange, all columns seem alike.
@@ -136,10 +138,9 @@ def slower_column(reports: Reports, setting: Setting) -> Verdict | None:
 
     whole = seconds(window)
     slow, quick = max(range(columns), key=whole.__getitem__), min(range(columns), key=whole.__getitem__)
-    if not all(one[slow] > one[quick] for one in (seconds([report]) for report in window)):
-        return None
+    always = all(one[slow] > one[quick] for one in (seconds([report]) for report in window))
     more = whole[slow] / max(whole[quick], 1e-9) - 1.0
-    if more < SLOWER:
+    if more < (SLOWER / 2 if said else SLOWER) or not (always or said):
         return None
     first, second = (setting.mesh.name(place).split(" ", 1) for place in (slow, quick))
     names = [f"{kind} {where.split(' c')[1]}" for kind, where in (first, second)]

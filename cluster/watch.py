@@ -53,8 +53,8 @@ class Watch:
             self._losses.popleft()
         window = list(self._train)
         for key, verdict in (
-            ("data", waiting_for_data(window, self._setting)),
-            ("column", slower_column(window, self._setting)),
+            ("data", waiting_for_data(window, self._setting, said="data" in self._said)),
+            ("column", slower_column(window, self._setting, said="column" in self._said)),
             ("chance", loss_at_chance(self._losses, self._setting)),
         ):
             lines += self._settle(key, verdict, patience=ABSENT_REPORTS)

@@ -127,7 +127,7 @@ def test_starving_run_is_told_so_and_a_failing_sink_leaves_it_alone(
     [worker] = [child for child in run.descendants() if "DataWorker" in " ".join(child.cmdline())]
     limit = time.monotonic() + 90
     with now_and_then_stopped(worker.pid, stopped=0.5, running=0.05):
-        while "bottleneck" not in run.text and time.monotonic() < limit:
+        while "waiting for data" not in run.text and time.monotonic() < limit:
             assert run.process.poll() is None, run.text
             time.sleep(0.2)
     run.interrupt()
@@ -136,7 +136,8 @@ def test_starving_run_is_told_so_and_a_failing_sink_leaves_it_alone(
     assert lines[0] == (
         "note: failing_sink:Failing gets no more reports of this run (RuntimeError: the server is down); the run goes on"
     )
-    assert lines[1].startswith("note: data workers are the bottleneck: ")
+    # Which of the two lines, depends on whether it is stopped more often within batches or between them.
+    assert lines[1].startswith("note: ") and "% of the step is waiting for data" in lines[1]
     assert not [line for line in lines if line.startswith(("step ", "mesh ", "column r0"))], "--quiet"
     verdicts = [report["text"] for report in reports(run) if report["kind"] == "verdict"]
     assert f"note: {verdicts[0]}" == lines[1]

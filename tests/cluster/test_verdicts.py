@@ -64,7 +64,7 @@ def test_waiting_for_data_while_data_workers_are_idle_is_another_thing() -> None
     reports = [train(20 * number, data=(1.5, 1.5), decoding=1.6 * number, time=4.0 * number) for number in range(1, 9)]
     found = waiting_for_data(reports, SETTING)
     assert found is not None
-    assert "though data workers work only 20% of the time: look at what lies between" in found.text
+    assert "though data workers work only 20% of the time: look at what holds them up" in found.text
     busy = [
         {**report, "feeds": [{**report["feeds"][0], "seconds_decoding": 8.0 * n}]} for n, report in enumerate(reports)
     ]

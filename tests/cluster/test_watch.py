@@ -38,6 +38,17 @@ def test_a_moment_without_it_is_not_its_end() -> None:
     assert said(watch, range(460, 800, 20), **WAITING) == []
 
 
+def test_what_goes_up_and_down_around_its_limit_is_said_once() -> None:
+    """A share of 16 to 25 % in turn, for ten reports each."""
+    watch = Watch(SETTING)
+    lines = []
+    for begin in range(20, 4000, 400):
+        lines += said(watch, range(begin, begin + 200, 20), data=(1.15, 1.15))
+        lines += said(watch, range(begin + 200, begin + 400, 20), data=(0.65, 0.65))
+    assert len(lines) == 1 and "25% of the step" in lines[0]
+    assert said(watch, range(4020, 4400, 20)) == ["data workers keep up again"]
+
+
 def test_after_a_restart_the_warming_up_is_left_out_again() -> None:
     """The first report of a start waits for its first batch; old and new reports are not mixed."""
     watch = Watch(SETTING)
