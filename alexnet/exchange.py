@@ -69,12 +69,13 @@ class ColumnExchange:
     group: the process group; passed, never global.
     `floats_sent` and `seconds` count what this column sent to each other one and how long its host waited for collectives, which
     is the exposed part of the exchange (on a GPU, where the stream waits and not the host, next to nothing, whatever it costs).
+    `bytes_sent` is what it sent to all of them together.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group = group
         self.columns, self.column = group.size(), group.rank()
-        self.floats_sent = 0
+        self.floats_sent = self.bytes_sent = 0
         self.seconds = 0.0
 
     def begin_gather(self, own_BC: Tensor) -> "Gathering":
@@ -100,11 +101,12 @@ class ColumnExchange:
         values = values.detach().clone()
         started = time.perf_counter()
         dist.all_reduce(values, operation, group=self.group)
-        self._count(values.numel(), started)
+        self._count(values.numel(), values.element_size(), started)
         return values
 
-    def _count(self, floats: int, started: float) -> None:
+    def _count(self, floats: int, float_bytes: int, started: float) -> None:
         self.floats_sent += floats
+        self.bytes_sent += floats * float_bytes * (self.columns - 1)
         self.seconds += time.perf_counter() - started
 
 
@@ -121,7 +123,7 @@ class _Gathering:
     def end(self) -> list[Tensor]:
         started = time.perf_counter()
         self._work.wait()
-        self._exchange._count(self._sent.numel(), started)
+        self._exchange._count(self._sent.numel(), self._sent.element_size(), started)
         parts = [_maps(part, self._last) for part in self._parts.chunk(self._exchange.columns)]
         parts[self._exchange.column] = self._mine
         return parts
@@ -146,7 +148,7 @@ class _Sending:
         started = time.perf_counter()
         assert self._work is not None
         self._work.wait()
-        self._exchange._count(self._sent.numel() // len(self._others), started)
+        self._exchange._count(self._sent.numel() // len(self._others), self._sent.element_size(), started)
         received = self._received.chunk(len(self._others))
         return {column: _maps(piece, self._last) for column, piece in zip(self._others, received, strict=True)}
 

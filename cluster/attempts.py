@@ -10,7 +10,6 @@ After a failure, in this order:
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from cluster.group import WorkerGroup
 from cluster.outcomes import Failure, Finished, GiveUp, Outcome, Stopped
 from cluster.plan import Plan
 from cluster.recovery import Budget
+from cluster.reporting import Reporting
 from cluster.run_folder import RunFolder
 from cluster.signals import StopSignals
 from cluster.supervisor import Supervisor
@@ -42,9 +42,11 @@ WAITING_SECONDS = 30.0
 class Attempts:
     """All attempts of one command at one run."""
 
-    def __init__(self, run: RunFolder, plan: Plan, signals: StopSignals, console: RunConsole) -> None:
-        self.run, self.signals, self.console = run, signals, console
-        self.plan = replace(plan, mesh=replace(plan.mesh, replicas=plan.config.cluster.replica_count))
+    def __init__(
+        self, run: RunFolder, plan: Plan, signals: StopSignals, console: RunConsole, reporting: Reporting
+    ) -> None:
+        self.run, self.signals, self.console, self.reporting = run, signals, console, reporting
+        self.plan = plan.with_replicas(plan.config.cluster.replica_count)
         """With all replicas; an attempt may have fewer."""
         self.number = run.attempts()
         self.failures: list[str] = []
@@ -72,23 +74,19 @@ class Attempts:
             if isinstance(outcome, Finished) or (isinstance(outcome, Stopped) and outcome.why == "signal"):
                 return outcome
             if isinstance(outcome, Stopped):
-                self.console.message(f"stopped after step {outcome.step:,}, because {outcome.about}; starting again")
-            start = self.run.to_go_on_from(self.console.message)
+                self.reporting.note(f"stopped after step {outcome.step:,}, because {outcome.about}; starting again")
+            start = self.run.to_go_on_from(self.reporting.note)
             if isinstance(outcome, Failure):
                 self._settle(outcome, start)
+            self.console.restarted()
+            self.reporting.restarted(
+                outcome.kind if isinstance(outcome, Failure) else outcome.why, start.step if start else 0
+            )
             plan = self._shape(first=False)
 
     def _attempt(self, plan: Plan, start: "Checkpoint | None") -> Outcome:
-        run, console = self.run, self.console
-        replicas = plan.mesh.replicas
-        run.write_log(
-            {
-                "kind": "attempt",
-                "number": self.number,
-                "step": start.step if start else 0,
-                "replicas": replicas,
-            }
-        )
+        console, replicas = self.console, plan.mesh.replicas
+        self.reporting.began(self.number, start.step if start else 0, replicas)
         if start:
             console.message(f"continuing from {start.folder}")
         if plan.program().parts > 1:
@@ -110,12 +108,16 @@ class Attempts:
 
     def _watch(self, group: WorkerGroup, start: "Checkpoint | None") -> Outcome:
         console = self.console
+        self.reporting.placed(group.about)
         for about in group.about:
             console.message(f"{about['name']}: pid {about['pid']} on {about['node']}, {about['device']}")
         for name, pid in group.data_pids.items():
             console.message(f"{name}: pid {pid}")
         self.signals.gentle = True
-        supervisor = Supervisor(group, self.signals, self._report, console.message, self._room_for_more(group.plan))
+        supervisor = Supervisor(
+            group, self.signals, self.reporting.report, self.reporting.note, self._room_for_more(group.plan)
+        )
+        self.reporting.feeds = supervisor.feed_counts
         try:
             outcome = supervisor.watch(group.train(self.run.checkpoints, start))
         finally:
@@ -130,16 +132,8 @@ class Attempts:
 
     def _tell(self, failure: Failure) -> None:
         """As soon as it is noticed."""
-        self.console.message(failure.what)
-        last = self.console.last_train
-        step = last["step"] if last else 0
-        self.run.write_log(
-            {"kind": "failure", "number": self.number, "step": step, "cause": failure.kind, "what": failure.what}
-        )
-
-    def _report(self, report: dict[str, Any]) -> None:
-        self.run.write_log(report)
-        self.console.report(report)
+        self.reporting.note(failure.what)
+        self.reporting.failed(self.number, failure.kind, failure.what)
 
     def _settle(self, failure: Failure, start: "Checkpoint | None") -> None:
         """Go on or not. Raises RunFailed if the budget is spent."""
@@ -148,7 +142,7 @@ class Attempts:
         decision = self._budget.decide(failure)
         if isinstance(decision, GiveUp):
             raise RunFailed(f"{failure.what}. No other attempt is made: {decision.why}")
-        self.console.message(f"trying again: {decision.why}")
+        self.reporting.note(f"trying again: {decision.why}")
         time.sleep(decision.after_seconds)  # a stop signal raises Interrupted out of it
 
     def _shape(self, *, first: bool) -> Plan:
@@ -161,7 +155,7 @@ class Attempts:
             if fits == wanted or (first and not fault.elastic):
                 return self.plan
             if fault.elastic and fits and waited > SETTLE_SECONDS:
-                return self._with(fits)
+                return self.plan.with_replicas(fits)
             if first and waited > SETTLE_SECONDS:
                 return self.plan  # the worker group says what is missing
             if waited > fault.rejoin_timeout_seconds:
@@ -175,9 +169,6 @@ class Attempts:
                     f"waiting for room for {wanted} replica(s) since {clock(waited)}; there is some for {fits}"
                 )
             time.sleep(LOOK_SECONDS)
-
-    def _with(self, replicas: int) -> Plan:
-        return replace(self.plan, mesh=replace(self.plan.mesh, replicas=replicas))
 
     def _room_for_more(self, plan: Plan) -> Callable[[], str | None]:
         """What the supervisor asks after a checkpoint: whether to stop and begin with more replicas, and why."""

@@ -11,17 +11,20 @@ from rich.table import Table
 
 
 class RunConsole:
-    """Progress of a run: one live line on a terminal, plain lines elsewhere."""
+    """Progress of a run: one live line on a terminal, plain lines elsewhere.
 
-    def __init__(self, total_steps: int) -> None:
-        self._total = total_steps
+    quiet: of all that, only notes and warnings.
+    """
+
+    def __init__(self, total_steps: int, *, quiet: bool = False) -> None:
+        self._total, self._quiet = total_steps, quiet
         self._rich = RichConsole(highlight=False)
         self._status: Any = None
         self._first: tuple[int, float] | None = None
         self.last_train: dict[str, Any] | None = None
 
     def __enter__(self) -> "RunConsole":
-        if self._rich.is_terminal:
+        if self._rich.is_terminal and not self._quiet:
             self._status = self._rich.status("waiting for the first report")
             self._status.start()
         return self
@@ -31,17 +34,27 @@ class RunConsole:
             self._status.stop()
             self._status = None
 
+    def restarted(self) -> None:
+        """Speed and time left are those of the attempt at hand."""
+        self._first = None
+
     def message(self, text: str) -> None:
+        """Say how things go."""
+        if not self._quiet:
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """Say what people should know of even if they want to hear little."""
         self._rich.print(text, markup=False, soft_wrap=True)
 
     def report(self, report: dict[str, Any]) -> None:
         if report["kind"] == "train":
             self.last_train = report
-            line = self._train_line(report)
+            parts = self._train_parts(report)
             if self._status is not None:
-                self._status.update(line)
+                self._status.update(fitting(parts, self._rich.width - len("⠋ ")))
             else:
-                self.message(line)
+                self.message("  ".join(parts))
         elif report["kind"] == "evaluation":
             self.message(
                 f"evaluation after step {report['step']:,} (epoch {report['epoch']:.2f}): {errors_line(report)} "
@@ -50,18 +63,36 @@ class RunConsole:
         elif report["kind"] == "checkpoint" and self._status is None:
             self.message(f"saved {report['folder']}")
         elif report["kind"] == "warning":
-            self.message(f"note: {report['text']}")
+            self.note(f"note: {report['text']}")
 
-    def _train_line(self, report: dict[str, Any]) -> str:
+    def _train_parts(self, report: dict[str, Any]) -> list[str]:
         if self._first is None:
             self._first = (report["step"], report["seconds"])
         steps, seconds = report["step"] - self._first[0], report["seconds"] - self._first[1]
         eta = clock((self._total - report["step"]) * seconds / steps) if steps else "?"
-        return (
-            f"step {report['step']:,}/{self._total:,}  epoch {report['epoch']:.2f}  {errors_line(report)}  "
-            f"{report['images_per_second']:,.0f} images/s  data wait {report['data_wait']:.0%}  "
-            f"exchange {report['exchange_wait']:.0%}  rate {report['weights_rate']:g}  ETA {eta}"
-        )
+        return [
+            f"step {report['step']:,}/{self._total:,}",
+            f"epoch {report['epoch']:.2f}",
+            *errors_line(report).split("  "),
+            f"{report['images_per_second']:,.0f} images/s",
+            f"data wait {report['data_wait']:.0%}",
+            f"exchange {report['exchange_wait']:.0%}",
+            f"rate {report['weights_rate']:g}",
+            f"ETA {eta}",
+        ]
+
+
+LEAST_WANTED = ("rate", "top-5", "exchange", "epoch", "data wait", "top-1", "ETA", "step")
+"""What a narrow terminal does without, first to last, by how it begins."""
+
+
+def fitting(parts: list[str], width: int) -> str:
+    """As many of a line's parts as `width` has room for, in their order."""
+    for beginning in LEAST_WANTED:
+        if len("  ".join(parts)) <= width:
+            break
+        parts = [part for part in parts if not part.startswith(beginning)]
+    return "  ".join(parts)
 
 
 def errors_line(report: dict[str, Any]) -> str:

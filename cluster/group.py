@@ -35,7 +35,7 @@ from workers.data.feed import Feed
 class WorkerGroup:
     """All actors of one attempt. Use as a context manager: on the way out everything is killed and given back.
 
-    views: of each image in testing. attempt: number of this one at its run.
+    views: of each image in testing. attempt: number of this one, from 1; a part of the actors' names, which Ray gives once only.
     """
 
     def __init__(self, plan: Plan, *, views: Literal[1, 10] = 1, attempt: int = 1) -> None:
@@ -67,7 +67,9 @@ class WorkerGroup:
         """
         self._open_feeds(start)
         return [
-            column.train.remote(self.feeds[self.plan.mesh.replica(rank)], checkpoints, start, self.attempt)
+            column.train.options(name=f"train {self.plan.mesh.name(rank)}").remote(
+                self.feeds[self.plan.mesh.replica(rank)], checkpoints, start, self.attempt
+            )
             for rank, column in enumerate(self.columns)
         ]
 
@@ -75,7 +77,9 @@ class WorkerGroup:
         """Test a checkpoint's network; returns references as `train`."""
         self._open_feeds(start, only_evaluation=True)
         return [
-            column.evaluate.remote(self.feeds[self.plan.mesh.replica(rank)], start, self.views)
+            column.evaluate.options(name=f"evaluate {self.plan.mesh.name(rank)}").remote(
+                self.feeds[self.plan.mesh.replica(rank)], start, self.views
+            )
             for rank, column in enumerate(self.columns)
         ]
 
@@ -94,6 +98,11 @@ class WorkerGroup:
                 remove_placement_group(self._placement)
         self.columns, self.feeds, self.data_workers, self._placement = [], [], [], None
 
+    def _named(self, who: str) -> str:
+        """An actor's name, so that the dashboard's list of actors reads as a picture of the mesh."""
+        again = f", attempt {self.attempt}" if self.attempt > 1 else ""
+        return f"{self.plan.config.name} {who}{again}"
+
     def _start(self) -> None:
         plan, cluster = self.plan, self.plan.config.cluster
         gpus = 1 if plan.mesh.device == "cuda" else 0
@@ -110,6 +119,7 @@ class WorkerGroup:
             )
             # While `train` runs, `status` and `stop` must be answered.
             options = column_actor.options(
+                name=self._named(plan.mesh.name(rank)),
                 num_cpus=cluster.cpus_per_column,
                 num_gpus=gpus,
                 scheduling_strategy=place,
@@ -141,6 +151,7 @@ class WorkerGroup:
             near = NodeAffinitySchedulingStrategy(nodes[replica], soft=True)
             workers = {
                 name: data_actor.options(
+                    name=self._named(name),
                     num_cpus=cluster.cpus_per_data_worker,
                     max_restarts=-1,
                     max_task_retries=0,
@@ -151,7 +162,9 @@ class WorkerGroup:
             }
             self.data_workers.append(workers)
             self.feeds.append(
-                feed_actor.options(num_cpus=0, scheduling_strategy=near, runtime_env=blind).remote(
+                feed_actor.options(
+                    name=self._named(f"feed r{replica}"), num_cpus=0, scheduling_strategy=near, runtime_env=blind
+                ).remote(
                     f"feed r{replica}",
                     workers,
                     window=cluster.window_batches,

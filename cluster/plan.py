@@ -115,6 +115,10 @@ class Plan:
     def gpus(self) -> int:
         return self.mesh.size if self.mesh.device == "cuda" else 0
 
+    def with_replicas(self, replicas: int) -> "Plan":
+        """The same with fewer of the config's replicas, or all of them."""
+        return replace(self, mesh=replace(self.mesh, replicas=replicas))
+
     def program(self, replica: int = 0) -> Program:
         assert self.dataset is not None, "a program needs the data set's sizes"
         return Program.of(

@@ -30,16 +30,18 @@ def ray_session(
     object_store_bytes: int | None = None,
     dashboard: bool = False,
     metadata: dict[str, str] | None = None,
+    quiet: bool = False,
 ) -> Iterator[Any]:
     """Yield the connected `ray` module; on the way out disconnect, or stop what was started here.
 
     address: None starts a private one-node Ray on loopback; "auto" or "host:port" joins a running cluster.
     num_cpus, object_store_bytes, dashboard: for the private Ray only; a running cluster has its own.
+    metadata: what Ray's dashboard shows of this job. quiet: do not print the dashboard's address.
 
     Raises UserError if no cluster answers at `address`.
     """
     with _signals_delayed():
-        ray = _connect(address, num_cpus, object_store_bytes, dashboard, metadata or {})
+        ray = _connect(address, num_cpus, object_store_bytes, dashboard, metadata or {}, quiet)
     try:
         yield ray
     finally:
@@ -48,7 +50,12 @@ def ray_session(
 
 
 def _connect(
-    address: str | None, num_cpus: int | None, object_store_bytes: int | None, dashboard: bool, metadata: dict[str, str]
+    address: str | None,
+    num_cpus: int | None,
+    object_store_bytes: int | None,
+    dashboard: bool,
+    metadata: dict[str, str],
+    quiet: bool,
 ) -> Any:
     # These count only if they are set before ray is imported. No usage report leaves the machine:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -87,7 +94,7 @@ def _connect(
         )
     except ConnectionError as error:
         raise _no_cluster(address, error) from None
-    if address is None and dashboard:
+    if address is None and dashboard and not quiet:
         print(f"Ray dashboard: http://{context.dashboard_url}", flush=True)
     return ray
 

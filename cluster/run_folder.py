@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster.console import progress
+from cluster.provenance import note_start
 from configs.errors import UserError
 from configs.loader import save, to_dict
 from configs.schema import Config
@@ -37,7 +38,8 @@ CHANGEABLE = (
 
 
 class RunFolder:
-    """`config.yaml` (all settings), `log.jsonl` (one report per line), `checkpoints/`, and at the end `result.json`."""
+    """`config.yaml` (all settings), `environment.json` (what each start ran on), `log.jsonl` (one report per line), `events/`
+    (the same for TensorBoard), `checkpoints/`, and at the end `result.json`."""
 
     def __init__(self, config: Config) -> None:
         self.path = Path(config.runs_folder) / config.name
@@ -45,6 +47,7 @@ class RunFolder:
         self.checkpoints = place_of(config, self.path)
         """Where they lie: an absolute folder, or a URL."""
         self.log = self.path / "log.jsonl"
+        self.events = self.path / "events"
 
     def result(self) -> dict[str, Any] | None:
         """Of the last time that the run came to the end of its program; None if it never did."""
@@ -70,12 +73,13 @@ class RunFolder:
             )
 
     def open(self) -> None:
-        """Make the folder and write the config."""
+        """Make the folder, and write the config and what this process runs on."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not is_url(self.checkpoints):
                 Path(self.checkpoints).mkdir(parents=True, exist_ok=True)
             save(self.config, self.path / "config.yaml")
+            note_start(self.path)
         except OSError as error:
             raise UserError(
                 f"the run's folder {self.path}, or that of its checkpoints, cannot be written: {error}"

@@ -11,6 +11,7 @@ examples:
   python -m cluster.train tiny_imagenet.yaml data.path=data/tiny train.epochs=3
   python -m cluster.train my.yaml --address auto             on the Ray cluster that this machine belongs to
   python -m cluster.train tiny_imagenet.yaml name=wide network.convs.conv1.maps=96
+  python -m cluster.train original.yaml --quiet --sink mlflow_sink:MLflow     reports to MLflow too (docs/monitoring.md)
 
 A config is looked up as a path, then among the built-in ones. The same command continues a run that was stopped or died.
 Ctrl-C stops at the next step with everything saved; a second Ctrl-C stops at once.
@@ -35,6 +36,14 @@ def main(argv: list[str] | None = None) -> int:
         metavar="ADDRESS",
         help="join a running Ray cluster: auto, or host:port (default: RAY_ADDRESS, if set)",
     )
+    parser.add_argument("--quiet", action="store_true", help="say only what is wrong, and the result")
+    parser.add_argument(
+        "--sink",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="give every report to this class too; may be given several times (docs/monitoring.md)",
+    )
     args = parser.parse_intermixed_args(argv)
     config, settings = args.config, args.settings
     if config is not None and "=" in config:
@@ -44,7 +53,15 @@ def main(argv: list[str] | None = None) -> int:
     from cluster.training import run_training
 
     return run_entry(
-        lambda: run_training(config, settings, plan_only=args.plan, check_only=args.check, address=args.address)
+        lambda: run_training(
+            config,
+            settings,
+            plan_only=args.plan,
+            check_only=args.check,
+            address=args.address,
+            quiet=args.quiet,
+            sinks=args.sink,
+        )
     )
 
 

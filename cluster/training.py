@@ -1,18 +1,21 @@
 """A training run from config to table: plan, data set, actors, supervision, result."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import RunConsole, clock, errors_table, print_plan
 from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
+from cluster.job import job_metadata
 from cluster.paths import absolute_location
 from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
 from cluster.preflight.run import plan_for_cluster, preflight, report
 from cluster.ray_session import cluster_address, ray_session
 from cluster.run_folder import RunFolder
 from cluster.signals import StopSignals
+from cluster.sinks import MakeSink, find_sinks
+from cluster.totals import total_lines
 from configs.errors import UserError
 from configs.loader import load
 
@@ -27,11 +30,17 @@ def run_training(
     plan_only: bool = False,
     check_only: bool = False,
     address: str | None = None,
+    quiet: bool = False,
+    sinks: Iterable[str] = (),
 ) -> int:
-    """Train to the end, or until stopped; returns the exit code. check_only: look at what a run needs, and stop.
+    """Train to the end, or until stopped; returns the exit code.
+
+    check_only: look at what a run needs, and stop. quiet: say only what is wrong, and the result. sinks: where else reports go,
+    by `module:Class` (`cluster.sinks`).
 
     Raises UserError for wrong input, RunFailed if the run could not go on, Interrupted if it was stopped at once.
     """
+    settings = list(settings)
     config, address = load(config_path, settings), cluster_address(address)
     plan = make_plan(config, local_gpus(), dataset_size(config))
     if plan_only:
@@ -47,6 +56,7 @@ def run_training(
     if not check_only and _complete(run, plan):
         return 0
     _say_init(run)
+    others = find_sinks(sinks)
     with StopSignals() as signals:
         if not plan.dataset.drawn_first and not check_only:
             verify(config)
@@ -55,7 +65,8 @@ def run_training(
             num_cpus=local_cpus(plan) if address is None else None,
             object_store_bytes=plan.object_store_bytes,
             dashboard=config.cluster.dashboard,
-            metadata={"run": config.name},
+            metadata=job_metadata(config, config_path, settings),
+            quiet=quiet,
         ) as ray:
             if address is not None:
                 plan = plan_for_cluster(ray, config, plan.dataset)
@@ -64,27 +75,42 @@ def run_training(
             if plan.dataset is not None and plan.dataset.drawn_first:
                 draw(config, ray)
                 verify(config)
-            print_plan(describe(plan))
+            if not quiet:
+                print_plan(describe(plan))
             preflight(ray, plan, absolute_location(run.checkpoints))
-            return _train(run, plan, signals)
+            return _train(run, plan, signals, quiet, others)
 
 
-def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
+def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks: Mapping[str, MakeSink]) -> int:
     from cluster.attempts import Attempts
     from cluster.outcomes import Stopped
+    from cluster.reporting import Reporting
 
     run.open()
     start = run.to_go_on_from(lambda text: print(f"note: {text}", flush=True))
     _check_start(run, start)
     started = time.monotonic()
-    with RunConsole(plan.program().total_steps) as console:
+    with (
+        RunConsole(plan.program().total_steps, quiet=quiet) as console,
+        Reporting(
+            run,
+            plan.with_replicas(plan.config.cluster.replica_count),
+            console,
+            start_step=start.step if start else 0,
+            sinks=sinks,
+        ) as reporting,
+    ):
         if run.config.compute.fused or run.config.compute.compile:
             console.message("compiling; the first start on a machine takes a minute or so for it")
-        attempts = Attempts(run, plan, signals, console)
+        attempts = Attempts(run, plan, signals, console, reporting)
         try:
             outcome = attempts.train(start)
         except RunFailed as error:
             raise RunFailed(f"{error}. {_where_it_goes_on(run)}") from None
+        if isinstance(outcome, Stopped):
+            reporting.end("stopped", outcome.step)
+        else:
+            reporting.end("finished", outcome.results[0]["step"])
     if isinstance(outcome, Stopped):
         print(f"stopped after step {outcome.step:,}; {_where_it_goes_on(run)}")
         return 128 + (signals.requested or 0)
@@ -95,6 +121,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
         "seconds": time.monotonic() - started,
         "attempts": attempts.number,
         "failures": attempts.failures,
+        "spent": reporting.totals.as_json(),
         "feeds": attempts.feed_counts,
     }
     run.write_result(result)
@@ -124,8 +151,10 @@ def _summary(run: RunFolder, result: dict[str, Any]) -> None:
     print_plan(
         [
             ("steps", f"{result['step']:,} in {clock(result['seconds'])}"),
+            *(total_lines(result["spent"], result["seconds"]) if "spent" in result else ()),
             ("log", str(run.log)),
             ("checkpoint", run.newest_in_words()),
+            ("TensorBoard", f"tensorboard --logdir {run.events}"),
             ("config", str(run.path / "config.yaml")),
             ("evaluate", f"python -m cluster.evaluate {run.path}"),
         ]

@@ -16,7 +16,7 @@ from configs.schema import Config
 from workers.batches import Batches
 from workers.checkpoint import Checkpoint
 from workers.mesh import Mesh
-from workers.meters import Meter
+from workers.meters import Exchanged, Meter
 from workers.program import Item, Program
 from workers.progress import ProgressTeller
 from workers.saving import Saver, settings_to_keep
@@ -144,23 +144,27 @@ class Loop:
     def _test(self, item: Item) -> None:
         if item.request.count:
             test = self.step.test if self.views == 1 else self.step.test_ten_views
-            self._begin("waiting for validation data", "test")
-            batch = next(self.batches)
-            self._begin(f"testing after step {item.step}", "test")
-            self._testing.add(test(batch))
-            self._wait_for_previous()
+            with self._testing.measure("tests"):
+                self._begin("waiting for validation data", "test")
+                batch = next(self.batches)
+                self._begin(f"testing after step {item.step}", "test")
+                self._testing.add(test(batch))
+                self._wait_for_previous()
             self._known.add("test")
         if item.ends_evaluation:
+            took = self._testing.seconds["tests"]
             self._errors = self._take(self._testing)
             self.schedule.observe(self._errors["top1_error"])
             self.evaluated = True
-            self.report({"kind": "evaluation", **self._errors})
+            self.report({"kind": "evaluation", **self._errors, "took_seconds": took})
 
     def _take(self, meter: Meter) -> dict[str, Any]:
         exchange = self.step.model.exchange
-        waited = exchange.seconds if isinstance(exchange, ColumnExchange) else 0.0
-        taken = meter.take(self.group, self.mesh.processes_per_replica, waited)
-        self._training.leave_out_exchange(waited)
+        exchanged = Exchanged()
+        if isinstance(exchange, ColumnExchange):
+            exchanged = Exchanged(exchange.seconds, exchange.bytes_sent)
+        taken = meter.take(self.group, self.mesh.processes_per_replica, exchanged)
+        self._training.leave_out_exchange(exchanged)
         return {"step": self.steps_done, "epoch": self.program.epoch_at(self.steps_done), **taken}
 
     def _agreed_to_stop(self) -> bool:

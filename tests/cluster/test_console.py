@@ -120,3 +120,34 @@ def test_nothing_done_yet_has_no_end_in_sight(now: list[float], capsys: pytest.C
         now[0] += 6.0
         show(0, 100)
     assert capsys.readouterr().err == "preparing: 0 of 100 images, 0/s, ETA ?\n"
+
+
+def test_quiet_leaves_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunConsole(10_000, quiet=True) as run:
+        run.message("column r0 c0: pid 12")
+        run.report(TRAIN)
+        run.report(EVALUATION)
+        run.report({"kind": "warning", "step": 0, "text": "runs unfused"})
+        run.note("data worker r0 #0 died")
+    assert capsys.readouterr().out == "note: runs unfused\ndata worker r0 #0 died\n"
+    assert run.last_train == TRAIN
+
+
+PARTS = [
+    "step 1,200/10,000", "epoch 1.50", "loss 2.346", "top-1 error 50.0%", "top-5 error 25.0%", "1,234 images/s",
+    "data wait 12%", "exchange 40%", "rate 0.01", "ETA 7:30",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("width", "left"),
+    [
+        (150, "  ".join(PARTS)),
+        (105, "step 1,200/10,000  epoch 1.50  loss 2.346  top-1 error 50.0%  1,234 images/s  data wait 12%  ETA 7:30"),
+        (80, "step 1,200/10,000  loss 2.346  top-1 error 50.0%  1,234 images/s  ETA 7:30"),
+        (30, "loss 2.346  1,234 images/s"),
+        (5, "loss 2.346  1,234 images/s"),
+    ],
+)  # fmt: skip
+def test_narrow_terminals_get_what_matters_most(width: int, left: str) -> None:
+    assert console.fitting(PARTS, width) == left

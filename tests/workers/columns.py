@@ -24,7 +24,7 @@ from workers.checkpoint import Checkpoint, load
 from workers.checkpoint_list import committed
 from workers.column_worker import ColumnWorker
 from workers.mesh import Mesh
-from workers.meters import Meter
+from workers.meters import Exchanged, Meter
 from workers.saving import Saver
 
 NETWORK: Network = CASES["complete"].network
@@ -208,6 +208,8 @@ def two_replicas(rank: int, saved: Path, own: Path) -> dict[str, Any]:
     # [images, loss, top-1 errors, top-5 errors]; the columns of a replica count the same images.
     meter.add(torch.tensor([[10.0, 5.0, 4.0, 2.0], [6.0, 7.0, 4.0, 2.0]][mesh.replica(rank)], dtype=torch.float64))
     meter.add(torch.tensor([4.0, 4.0, 0.0, 0.0], dtype=torch.float64))
-    out["taken"] = meter.take(control, mesh.processes_per_replica, 0.0)
-    out["taken again"] = meter.take(control, mesh.processes_per_replica, 0.0)
+    exchanged = Exchanged(0.5 * rank, 100 * rank)
+    out["taken"] = meter.take(control, mesh.processes_per_replica, exchanged)
+    meter.seconds |= {"steps": 10.0 + rank, "data": 0.25 * rank}
+    out["taken again"] = meter.take(control, mesh.processes_per_replica, Exchanged(1.5 * rank, 2**40 + 100 * rank))
     return out

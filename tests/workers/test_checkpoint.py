@@ -88,6 +88,16 @@ def test_two_replicas_of_two_columns(ranks: tuple[Path, list[dict[str, Any]]], t
     measured = {"images": 24, "loss": 20 / 24, "top1_error": 8 / 24, "top5_error": 4 / 24}
     assert [rank["taken"] for rank in seen] == [pytest.approx(measured)] * 4
     assert [rank["taken again"]["images"] for rank in seen] == [0] * 4
+    # Rank 3 has waited 0.75 s for data and 3 s for the exchange, out of 13 s; all know of all.
+    assert [rank["taken again"]["by_rank"] for rank in seen] == [
+        {
+            "data_wait_seconds": [0.0, 0.25, 0.5, 0.75],
+            "exchange_wait_seconds": [0.0, 1.0, 2.0, 3.0],
+            "compute_seconds": [10.0, 9.75, 9.5, 9.25],
+            "exchanged_bytes": [2**40] * 4,
+        }
+    ] * 4
+    assert seen[3]["taken again"]["exchange_wait"] == 3 / 13
 
 
 @pytest.mark.parametrize("full", [0, 1])

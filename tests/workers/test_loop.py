@@ -191,3 +191,5 @@ def test_exchange_of_an_evaluation_is_no_part_of_the_next_steps(
     monkeypatch.setattr(meters, "time", Clock())
     run.loop.train()
     assert [report["exchange_wait"] for report in run.reports if report["kind"] == "train"] == [0.5] * 4
+    # Three tests of two seconds each; checkpoints take time that is no part of either.
+    assert [report["took_seconds"] for report in run.reports if report["kind"] == "evaluation"] == [6.0] * 3

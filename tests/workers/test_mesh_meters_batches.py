@@ -16,7 +16,7 @@ import torch.distributed as dist
 from workers import batches, meters
 from workers.batches import Batches
 from workers.mesh import Mesh
-from workers.meters import Meter
+from workers.meters import Exchanged, Meter
 
 
 def test_ranks_go_through_the_columns_of_a_replica_first() -> None:
@@ -61,15 +61,19 @@ def test_meter_takes_shares_of_the_step_time_since_the_last_report(
     train(1.0, 3.0)
     train(0.0, 4.0)
     now[0] += 1000.0  # an evaluation, a checkpoint
-    first = meter.take(alone, 1, 2.0)
+    first = meter.take(alone, 1, Exchanged(2.0, 500))
     assert first == {
         "images": 16, "loss": 2.0, "top1_error": 0.75, "top5_error": 0.25,
         "images_per_second": 2.0, "data_wait": 0.125, "exchange_wait": 0.25,
+        "by_rank": {
+            "data_wait_seconds": [1.0], "exchange_wait_seconds": [2.0], "compute_seconds": [5.0], "exchanged_bytes": [500],
+        },
     }  # fmt: skip
     train(1.0, 1.0)
-    second = meter.take(alone, 1, 3.0)
+    second = meter.take(alone, 1, Exchanged(3.0, 501))
     assert (second["images"], second["images_per_second"]) == (8, 4.0)
     assert (second["data_wait"], second["exchange_wait"]) == (0.5, 0.5)
+    assert second["by_rank"]["exchanged_bytes"] == [1]
 
 
 def test_meter_counts_time_of_a_step_that_failed() -> None:
@@ -81,7 +85,7 @@ def test_meter_counts_time_of_a_step_that_failed() -> None:
 
 def test_meter_of_an_evaluation_has_no_rates(alone: dist.ProcessGroup) -> None:
     """And nothing to divide by where this process has seen no image at all."""
-    taken = Meter().take(alone, 1, 5.0)
+    taken = Meter().take(alone, 1, Exchanged(5.0, 5))
     assert taken == {"images": 0, "loss": 0.0, "top1_error": 0.0, "top5_error": 0.0}
 
 

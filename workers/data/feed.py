@@ -93,8 +93,11 @@ class Feed:
 
     async def status(self, seen: int) -> tuple[list[str], dict[str, Any]]:
         """Messages from number `seen` on, and counters: batches made, images decoded, requests repeated after a death, the most
-        batches held at once, training images found damaged, seconds that data workers spent."""
-        return self._messages[seen:], self._counts | {"seconds_decoding": self._seconds_decoding}
+        batches held at once, training images found damaged, seconds that data workers spent. And as they are now: batches that
+        are finished and that some column has not copied yet, and the most that this may be."""
+        ready = sum(making.done() for making in self._made.values())
+        now = {"seconds_decoding": self._seconds_decoding, "batches_ready": ready, "window": self._window}
+        return self._messages[seen:], self._counts | now
 
     def _fill(self) -> None:
         while self._next < min(self._wanted) + self._window:

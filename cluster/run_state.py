@@ -1,0 +1,148 @@
+"""What has become of a run, from its folder alone: running, complete, stopped or failed, and how far it came.
+
+In this order, the first that applies:
+ 1. the process of its last start runs on this machine: running;
+ 2. the log of its last start ends with how it ended: complete, stopped or failed;
+ 3. there is a result, and nothing in the log is newer: complete (a log of older versions does not say how it ended);
+ 4. its process was on another machine, and its log has grown lately: running, as far as one can see from here;
+ 5. failed: its process is gone without a word.
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cluster.provenance import is_alive, read_starts
+from configs.errors import UserError
+
+State = Literal["running", "complete", "stopped", "failed"]
+ENDED: dict[str, State] = {"finished": "complete", "stopped": "stopped", "failed": "failed"}
+LATELY_SECONDS = 600.0
+"""A log of another machine's that has grown since is growing; longer where its reports are rarer."""
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """path: the run's folder. why: of the state, in words, where that is not plain. Reports are the log's last of their kind."""
+
+    path: Path
+    state: State
+    why: str = ""
+    start: dict[str, Any] = field(default_factory=dict)
+    """Last entry of `environment.json`."""
+    train: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    begun: dict[str, Any] = field(default_factory=dict)
+    """The log's report of the last start."""
+    end: dict[str, Any] = field(default_factory=dict)
+    """How that start ended."""
+    said: list[dict[str, Any]] = field(default_factory=list)
+    """Warnings, verdicts and restarts since that start."""
+    last_seconds: float | None = None
+    """When the log was last written to, since 1970."""
+    checkpoints: list[Path] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        found: int = max(report.get("step", 0) for report in (self.begun, self.train, self.evaluation))
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "step": self.step, "path": str(self.path), "checkpoints": [*map(str, self.checkpoints)]}
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Folders of runs in a folder, by name. Raises UserError if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}; runs are in runs/ of the folder where `python -m cluster.train` was started, "
+            "unless runs_folder says otherwise"
+        )
+    return sorted(path.parent for path in folder.glob("*/config.yaml"))
+
+
+def read_run(path: Path, now: float | None = None) -> RunState:
+    """now: seconds since 1970 (default: this moment). Raises UserError if there is no run there."""
+    if not (path / "config.yaml").is_file():
+        raise UserError(
+            f"{path} is not the folder of a run (it has no config.yaml); `python -m cluster.runs` lists runs"
+        )
+    log, starts = path / "log.jsonl", read_starts(path)
+    run = RunState(path=path, state="failed", start=starts[-1] if starts else {})
+    gaps: list[float] = []
+    for report in _reports(log):
+        kind, before = report["kind"], run.last_seconds
+        if kind == "start":
+            run.begun, run.end, run.said, gaps = report, {}, [], []
+        elif kind == "train":
+            run.train = report
+        elif kind == "evaluation":
+            run.evaluation = report
+        elif kind in ("warning", "verdict", "restart"):
+            run.said.append(report)
+        elif kind == "end":
+            run.end = report
+        run.last_seconds = report.get("time", before)
+        if before is not None and run.last_seconds is not None and kind != "start":
+            gaps.append(run.last_seconds - before)
+    if log.is_file():
+        run.last_seconds = log.stat().st_mtime
+    run.checkpoints = sorted(state.parent for state in (path / "checkpoints").glob("step-*/state.json"))
+    run.state, run.why = _judge(run, max(gaps, default=0.0), time.time() if now is None else now)
+    return run
+
+
+def _judge(run: RunState, longest_gap: float, now: float) -> tuple[State, str]:
+    alive = is_alive(run.start) if run.start else False
+    if alive:
+        return "running", "" if run.train else "starting"
+    if run.end:
+        return ENDED[run.end["ended"]], run.end["why"]
+    result = _result_step(run.path)
+    if result is not None and result >= run.step:
+        return "complete", ""
+    silent = now - (run.last_seconds or 0.0)
+    if alive is None and silent < max(LATELY_SECONDS, 5 * longest_gap):
+        return "running", f"by its log; its process is on {run.start['host']}"
+    if not run.start:
+        return "failed", "its log ends without a word"
+    what = f"process {run.start['pid']} on {run.start['host']}"
+    if alive is None:
+        return "failed", f"its log has not grown for long, and {what} cannot be seen from here"
+    return "failed", f"{what} is gone without a word: killed, or the machine went down"
+
+
+def _reports(log: Path) -> list[dict[str, Any]]:
+    """What can be read; a line that was being written when the machine went down cannot."""
+    if not log.is_file():
+        return []
+    found = []
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                report = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(report, dict) and "kind" in report:
+                found.append(report)
+    return found
+
+
+def _result_step(path: Path) -> int | None:
+    try:
+        return int(json.loads((path / "result.json").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """A run's config as it stands in its folder. Raises UserError if it is damaged."""
+    try:
+        settings = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path / 'config.yaml'} is damaged: {error}") from None
+    return settings if isinstance(settings, dict) else {}

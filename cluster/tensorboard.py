@@ -1,0 +1,84 @@
+"""A sink that writes TensorBoard's event files: what a run's reports say in numbers, by step."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TRAIN = {
+    "loss": "loss/train",
+    "top1_error": "top-1 error/train",
+    "top5_error": "top-5 error/train",
+    "weights_rate": "rates/weights",
+    "biases_rate": "rates/biases",
+    "images_per_second": "speed/images per second",
+}
+EVALUATION = {"loss": "loss/validation", "top1_error": "top-1 error/validation", "top5_error": "top-5 error/validation"}
+
+
+class TensorBoard:
+    """One event file per start of a run. Written at once by tensorboardX's record writer: its `SummaryWriter` writes in a thread,
+    which a full disk ends without a word, and then blocks whoever reports.
+
+    ranks: names of the run's processes, in order.
+    """
+
+    def __init__(self, folder: Path, ranks: tuple[str, ...]) -> None:
+        self._folder, self._ranks = folder, ranks
+        self._writer: Any = None
+        self._step = -1
+
+    def report(self, report: dict[str, Any]) -> None:
+        values = list(scalars(report, self._ranks))
+        if not values:
+            return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        step = report["step"]
+        if self._writer is None or step < self._step:
+            self._begin(step)
+        self._step = step
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values])
+        self._write(Event(wall_time=report["time"], step=step, summary=summary))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _begin(self, step: int) -> None:
+        """A file whose first event says that what earlier ones tell of this step and later ones has not been."""
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        self.close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads files in the order of their names.
+        name = f"events.out.tfevents.{time.time_ns() / 1e9:.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter(str(self._folder / name))
+        self._write(Event(wall_time=time.time(), step=step, file_version="brain.Event:2"))
+        self._write(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def _write(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+
+def scalars(report: dict[str, Any], ranks: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    """(tag, value) of what a report says in numbers. ranks: as in `TensorBoard`."""
+    if report["kind"] == "evaluation":
+        yield from ((tag, report[key]) for key, tag in EVALUATION.items())
+    if report["kind"] != "train":
+        return
+    yield from ((tag, report[key]) for key, tag in TRAIN.items())
+    spent = report["by_rank"]
+    rows = zip(
+        ranks, spent["data_wait_seconds"], spent["exchange_wait_seconds"], spent["compute_seconds"], strict=False
+    )
+    for name, data, exchange, compute in rows:
+        whole = max(data + exchange + compute, 1e-9)
+        yield f"data wait/{name}", data / whole
+        yield f"exchange wait/{name}", exchange / whole

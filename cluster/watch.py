@@ -1,0 +1,81 @@
+"""Hears a run's reports and says what is wrong with it: which verdicts are new, which have grown, which are over."""
+
+from collections import deque
+from typing import Any
+
+from cluster.verdicts import (
+    MOST_STEPS_AT_CHANCE,
+    Setting,
+    Verdict,
+    loss_at_chance,
+    no_progress,
+    slower_column,
+    steps_at_chance,
+    waiting_for_data,
+)
+
+ABSENT_REPORTS = 5
+"""A verdict is over when this many training reports in a row were without it."""
+SPEED_REPORTS = 200
+"""The newest training reports that are looked at for speeds."""
+LOSS_REPORTS = 4 * MOST_STEPS_AT_CHANCE
+
+
+class Watch:
+    """Keeps the reports since the last start or restart that judgements need, and what has been said.
+
+    `hear` and `look` return the lines to be said now; in a healthy run there are none.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._train: deque[dict[str, Any]] = deque(maxlen=SPEED_REPORTS)
+        self._losses: deque[dict[str, Any]] = deque(maxlen=LOSS_REPORTS)
+        self._all: deque[dict[str, Any]] = deque(maxlen=50)
+        self._said: dict[str, Verdict] = {}
+        self._absent: dict[str, int] = {}
+
+    def hear(self, report: dict[str, Any]) -> list[str]:
+        """Call with each report, in order."""
+        lines = self._settle("progress", None, patience=1)
+        if report["kind"] in ("start", "restart"):
+            self._train.clear()
+            self._losses.clear()
+            self._all.clear()
+            return lines
+        self._all.append(report)
+        if report["kind"] != "train":
+            return lines
+        self._train.append(report)
+        self._losses.append({key: report[key] for key in ("step", "loss", "weights_rate")})
+        # What is older is not needed: it is said again when its steps have doubled.
+        while report["step"] - self._losses[0]["step"] > 4 * steps_at_chance(self._setting):
+            self._losses.popleft()
+        window = list(self._train)
+        for key, verdict in (
+            ("data", waiting_for_data(window, self._setting, said="data" in self._said)),
+            ("column", slower_column(window, self._setting, said="column" in self._said)),
+            ("chance", loss_at_chance(self._losses, self._setting)),
+        ):
+            lines += self._settle(key, verdict, patience=ABSENT_REPORTS)
+        return lines
+
+    def look(self, now: float) -> list[str]:
+        """Call every few seconds. now: seconds since 1970."""
+        verdict = no_progress(list(self._all), self._setting, now)
+        # What is over is said with the report that ends it.
+        return self._settle("progress", verdict, patience=1) if verdict else []
+
+    def _settle(self, key: str, verdict: Verdict | None, *, patience: int) -> list[str]:
+        said = self._said.get(key)
+        if verdict is not None:
+            self._absent[key] = 0
+            if said is not None and verdict.grade < said.grade + 1:
+                return []
+            self._said[key] = verdict
+            return [verdict.text]
+        self._absent[key] = self._absent.get(key, 0) + 1
+        if said is None or self._absent[key] < patience:
+            return []
+        del self._said[key]
+        return [said.over]

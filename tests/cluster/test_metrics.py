@@ -1,0 +1,135 @@
+"""What reports become in Ray's metrics. The real way to Prometheus was walked by hand (docs/monitoring.md)."""
+
+import math
+import time
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from ray.util import metrics as ray_metrics
+
+from cluster import metrics
+from cluster.metrics import METRICS, RayMetrics
+from tests.cluster.reports import end, evaluation, saved, start, train
+from workers.mesh import Mesh
+
+MESH = Mesh(replicas=1, processes_per_replica=2, columns_per_process=1, device="cpu")
+
+Values = dict[tuple[str, ...], float]
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Values:
+    """By (name, *values of tags in their order): what a scrape would find. Ray's own checks of tags and values still run."""
+    values: Values = defaultdict(float)
+
+    def record(metric: Any, value: float, tags: dict[str, str] | None = None) -> None:
+        every = metric._get_final_tags(tags)
+        metric._validate_tags(every)
+        key = (metric._name, *(every[name] for name in metric._tag_keys))
+        values[key] = values[key] + value if isinstance(metric, ray_metrics.Counter) else value
+
+    monkeypatch.setattr(ray_metrics.Metric, "_record", record)
+    monkeypatch.setattr(ray_metrics.Gauge, "_record", record)
+    return values
+
+
+def test_a_run(recorded: Values) -> None:
+    sink = RayMetrics("a", MESH)
+    reports = [
+        start(),
+        train(20, data=(0.5, 0.0), exchange=(1.0, 2.0), compute=(3.0, 2.5), decoding=5.0),
+        train(40, loss=0.5, decoding=7.0),
+        evaluation(40),
+        saved(40),
+        train(60, loss=0.25, decoding=7.5),
+        end("finished", 60),
+    ]
+    for report in reports:
+        sink.report(report)
+    sink.close()
+    del recorded["alexnet_last_report_seconds", "a"]
+    assert recorded == pytest.approx(
+        {
+            ("alexnet_chance_loss", "a"): math.log(10),
+            ("alexnet_whole_steps", "a"): 1000,
+            ("alexnet_train_loss", "a"): 0.25,
+            ("alexnet_train_top1_error", "a"): 0.5,
+            ("alexnet_train_top5_error", "a"): 0.25,
+            ("alexnet_validation_loss", "a"): 0.75,
+            ("alexnet_validation_top1_error", "a"): 0.4,
+            ("alexnet_validation_top5_error", "a"): 0.125,
+            ("alexnet_weights_rate", "a"): 0.01,
+            ("alexnet_biases_rate", "a"): 0.02,
+            ("alexnet_step", "a"): 60,
+            ("alexnet_epoch", "a"): 0.6,
+            ("alexnet_images_per_second", "a"): 1280 / 3.5,
+            ("alexnet_steps", "a"): 60,
+            ("alexnet_images", "a"): 3 * 1280,
+            ("alexnet_spent_seconds", "a", "0", "0", "data"): 0.5,
+            ("alexnet_spent_seconds", "a", "0", "0", "exchange"): 2.0,
+            ("alexnet_spent_seconds", "a", "0", "1", "exchange"): 3.0,
+            ("alexnet_spent_seconds", "a", "0", "0", "compute"): 9.0,
+            ("alexnet_spent_seconds", "a", "0", "1", "compute"): 8.5,
+            ("alexnet_spent_seconds", "a", "0", "0", "evaluation"): 2.5,
+            ("alexnet_spent_seconds", "a", "0", "0", "checkpoint"): 1.5,
+            ("alexnet_exchanged_bytes", "a", "0", "0"): 3000,
+            ("alexnet_exchanged_bytes", "a", "0", "1"): 6000,
+            ("alexnet_feed_ready_batches", "a", "0"): 3,
+            ("alexnet_feed_window_batches", "a", "0"): 4,
+            ("alexnet_decode_seconds", "a", "0"): 7.5,
+            ("alexnet_decoded_images", "a", "0"): 64 * 60,
+        }
+    )
+
+
+def test_gauges_are_set_again_and_again(recorded: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray 2.58 forgets one that was not set for 20 s; an evaluation's would be gone before anybody looks."""
+    monkeypatch.setattr(metrics, "AGAIN_SECONDS", 0.01)
+    sink = RayMetrics("a", MESH)
+    sink.report(evaluation(20))
+    recorded.clear()
+    limit = time.monotonic() + 20
+    while ("alexnet_validation_loss", "a") not in recorded and time.monotonic() < limit:
+        time.sleep(0.01)
+    sink.close()
+    assert recorded["alexnet_validation_loss", "a"] == 0.75
+    assert not any(name.endswith("spent_seconds") for name, *_ in recorded), "counters are left alone"
+
+
+def test_a_restart_counts_steps_again_and_a_new_feed_from_zero(recorded: Values) -> None:
+    """Steps 21 to 60 are made twice; the second feed decodes 64 * 20 images until step 40."""
+    sink = RayMetrics("a", MESH)
+    sink.report(start(20))
+    sink.report(train(60, decoding=12.0))
+    sink.report({"kind": "restart", "step": 20, "cause": "died", "time": 20.0})
+    again = train(40, decoding=3.0)
+    again["feeds"][0] |= {"decoded": 64 * 20}
+    sink.report(again)
+    assert recorded["alexnet_steps", "a"] == 40 + 20
+    assert recorded["alexnet_decoded_images", "a", "0"] == 64 * 60 + 64 * 20
+    assert recorded["alexnet_decode_seconds", "a", "0"] == 15.0
+    assert recorded["alexnet_restarts", "a", "died"] == 1
+
+
+def test_one_process_with_both_columns_is_called_so(recorded: Values) -> None:
+    sink = RayMetrics("a", Mesh(replicas=2, processes_per_replica=1, columns_per_process=2, device="cuda"))
+    sink.report(train(20, compute=(3.0, 4.0)))
+    assert recorded["alexnet_spent_seconds", "a", "1", "0-1", "compute"] == 4.0
+
+
+def test_a_feed_that_has_not_answered_yet_has_no_values(recorded: Values) -> None:
+    sink = RayMetrics("a", MESH)
+    sink.report({**train(20), "feeds": [{}]})
+    assert not any(name.startswith(("alexnet_feed", "alexnet_decode")) for name, *_ in recorded)
+
+
+def test_help_says_units_where_names_do_not() -> None:
+    for name, about in METRICS.items():
+        assert name.startswith("alexnet_") and not name.endswith("_total"), "Ray adds that"
+        if name.endswith("_error"):
+            assert "0 to 1" in about.help
+        if name.endswith("_loss"):
+            assert "nats" in about.help
+        if name.endswith("_seconds"):
+            assert "econds" in about.help

@@ -1,0 +1,135 @@
+"""Sinks: each report reaches every sink; one that fails or hangs is left out with one line, and nobody waits for it."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import sinks
+from cluster.sinks import JsonLines, Sinks, find_sinks, make_sinks
+from configs.errors import UserError
+
+
+class Kept:
+    """Keeps reports; fails, or hangs, at one of them. Given by name, it is made with two arguments."""
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        config: dict[str, Any] | None = None,
+        *,
+        fails_at: int | None = None,
+        hangs_at: int | None = None,
+    ) -> None:
+        self.made_with = (folder, config)
+        self.reports: list[dict[str, Any]] = []
+        self.closed = 0
+        self.release = threading.Event()
+        self._fails_at, self._hangs_at = fails_at, hangs_at
+
+    def report(self, report: dict[str, Any]) -> None:
+        if report["step"] == self._fails_at:
+            raise OSError("no space\nleft")
+        if report["step"] == self._hangs_at:
+            self.release.wait(30)
+        self.reports.append(report)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class CannotClose(Kept):
+    def close(self) -> None:
+        raise ValueError("not open")
+
+
+def steps(sink: Kept) -> list[int]:
+    return [report["step"] for report in sink.reports]
+
+
+def test_reports_reach_all_in_order_and_all_are_closed() -> None:
+    told: list[str] = []
+    now, later = Kept(), Kept()
+    both = Sinks({"now": now}, {"later": later}, told.append)
+    for step in range(100):
+        both.report({"step": step})
+        assert steps(now)[-1] == step
+    both.close()
+    assert steps(now) == steps(later) == list(range(100))
+    assert (now.closed, later.closed, told) == (1, 1, [])
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_one_that_fails_is_left_out_with_one_line(behind: bool) -> None:
+    told: list[str] = []
+    failing, other = Kept(fails_at=2), Kept()
+    both = Sinks({} if behind else {"failing": failing}, {"failing": failing} if behind else {}, told.append)
+    rest = Sinks({"other": other}, {}, told.append)
+    for step in range(5):
+        both.report({"step": step})
+        rest.report({"step": step})
+    both.close()
+    assert steps(failing) == [0, 1] and steps(other) == [0, 1, 2, 3, 4]
+    assert told == ["note: failing gets no more reports of this run (OSError: no space left); the run goes on"]
+
+
+def test_one_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(sinks, "MOST_WAITING", 10)
+    told: list[str] = []
+    hanging, other = Kept(hangs_at=1), Kept()
+    both = Sinks({"other": other}, {"hanging": hanging}, told.append)
+    for step in range(20):
+        both.report({"step": step})
+    assert steps(other) == list(range(20))
+    assert told == [
+        "note: hanging gets no more reports of this run (TimeoutError: 10 reports are waiting for it); the run goes on"
+    ]
+    both.close()
+    hanging.release.set()
+    assert len(told) == 1
+
+    late = Kept(hangs_at=19)
+    last = Sinks({}, {"late": late}, told.append)
+    last.report({"step": 19})
+    last.close()
+    assert told[1:] == [
+        "note: late gets no more reports of this run (TimeoutError: it did not take the last reports within 0.2 s); "
+        "the run goes on"
+    ]
+    late.release.set()
+
+
+def test_a_close_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    Sinks({"now": CannotClose()}, {"later": CannotClose()}, told.append).close()
+    assert sorted(line.split(" gets")[0] for line in told) == ["note: later", "note: now"]
+
+
+def test_log_is_one_line_per_report_and_goes_on(tmp_path: Path) -> None:
+    for step in (1, 2):
+        log = JsonLines(tmp_path / "log.jsonl")
+        log.report({"step": step, "kind": "train"})
+        log.close()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_others_sinks_are_made_with_folder_and_config(tmp_path: Path) -> None:
+    name = f"{__name__}:Kept"
+    [(found, sink)] = make_sinks(find_sinks([name]), tmp_path, {"name": "a"}).items()
+    assert found == name and isinstance(sink, Kept)
+    assert sink.made_with == (tmp_path, {"name": "a"})
+
+
+@pytest.mark.parametrize("name", ["no_such_module:Sink", f"{__name__}:NoSuchClass", __name__, ""])
+def test_a_sink_that_is_none_is_told_with_what_it_should_be(name: str) -> None:
+    with pytest.raises(UserError, match="MODULE:CLASS"):
+        find_sinks([name])
+
+
+def test_a_sink_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--sink json:dumps could not be made"):
+        make_sinks(find_sinks(["json:dumps"]), tmp_path, {})
