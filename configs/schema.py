@@ -202,7 +202,7 @@ class Cluster(Section):
     dashboard: bool = True
     """Whether a Ray that is started here has its dashboard (http://127.0.0.1:8265)."""
     start_timeout_seconds: Positive = 180
-    """How long actors may take to be placed and to find each other."""
+    """How long nodes may take to join, and actors to be placed and to find each other."""
     collective_timeout_seconds: Positive = 300
     """How long a column waits for another one in a collective before it fails."""
 

@@ -189,8 +189,9 @@ def check_store(found: Found) -> list[Result]:
             results.append(
                 Result(
                     name="store",
+                    state="warning",
                     where=node.name,
-                    what=f"{wanted}, and /dev/shm has {_mb(answer.shared_total_bytes)} in all",
+                    what=f"{wanted}, and /dev/shm has {_mb(answer.shared_total_bytes)} in all: Ray keeps them on disk",
                     todo="enlarge it (docker run --shm-size=..., or mount -o remount,size=... /dev/shm)",
                 )
             )

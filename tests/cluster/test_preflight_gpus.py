@@ -183,8 +183,9 @@ def test_a_run_on_cpus_asks_for_no_gpus() -> None:
 
 def test_shared_memory_smaller_than_the_windows() -> None:
     """As in a container with Docker's 64 MB, where Ray was told of a larger store."""
-    results = judged.check_store(found(answer(shared=64 * 2**20)))
-    assert "/dev/shm has 67.1 MB in all. Enlarge it (docker run --shm-size" in only(results).line
+    result = only(judged.check_store(found(answer(shared=64 * 2**20))))
+    assert "/dev/shm has 67.1 MB in all: Ray keeps them on disk. Enlarge it (docker run --shm-size" in result.line
+    assert result.state == "warning"
 
 
 def test_slow_network_is_a_warning_with_the_time_of_a_step() -> None:
