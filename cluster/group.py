@@ -132,12 +132,15 @@ class WorkerGroup:
         plan, cluster = self.plan, self.plan.config.cluster
         data_actor, feed_actor = ray.remote(DataWorker), ray.remote(Feed)
         for replica in range(plan.mesh.replicas):
-            near = NodeAffinitySchedulingStrategy(
-                self.about[replica * plan.mesh.processes_per_replica]["node_id"], soft=True
-            )
+            node = self.about[replica * plan.mesh.processes_per_replica]["node_id"]
+            near = NodeAffinitySchedulingStrategy(node, soft=True)  # would wait for ever for a CPU of a node that is full
+            preferred: dict[str, Any] = {
+                "label_selector": {"ray.io/node-id": node},
+                "fallback_strategy": [{"label_selector": {}}],
+            }
             workers = {
                 name: data_actor.options(
-                    num_cpus=cluster.cpus_per_data_worker, max_restarts=-1, max_task_retries=0, scheduling_strategy=near
+                    num_cpus=cluster.cpus_per_data_worker, max_restarts=-1, max_task_retries=0, **preferred
                 ).remote(plan.config, name)
                 for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_workers))
             }
