@@ -29,7 +29,9 @@ def check_host(project: Path = PROJECT) -> str:
     try:
         import tomllib
     except ImportError:
-        raise UserError(f"{_here()} cannot be a node: Python 3.11 or newer is needed, the same on all machines") from None
+        raise UserError(
+            f"{_here()} cannot be a node: Python 3.11 or newer is needed, the same on all machines"
+        ) from None
     with (project / "pyproject.toml").open("rb") as file:
         wanted: list[str] = tomllib.load(file)["project"]["dependencies"]
     problems = {requirement: problem for requirement in wanted if (problem := _problem(requirement))}

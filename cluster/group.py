@@ -133,7 +133,9 @@ class WorkerGroup:
         data_actor, feed_actor = ray.remote(DataWorker), ray.remote(Feed)
         for replica in range(plan.mesh.replicas):
             node = self.about[replica * plan.mesh.processes_per_replica]["node_id"]
-            near = NodeAffinitySchedulingStrategy(node, soft=True)  # would wait for ever for a CPU of a node that is full
+            near = NodeAffinitySchedulingStrategy(
+                node, soft=True
+            )  # would wait for ever for a CPU of a node that is full
             preferred: dict[str, Any] = {
                 "label_selector": {"ray.io/node-id": node},
                 "fallback_strategy": [{"label_selector": {}}],

@@ -4,8 +4,8 @@ Order of a start, and why it leaves nothing behind:
  1. a switch: a process in a network namespace of its own, with a bridge in it;
  2. per host: a first process in namespaces of its own (host_init.sh), a cable from it to the switch, and sshd;
  3. each of these processes waits for the end of its standard input, a pipe that only the caller holds open.
-So whatever ends the caller ends them, the kernel then kills all that ran in the host, and with the namespaces go mounts, cables and
-addresses. Nothing has a name in the caller's namespaces, so two sets of hosts cannot meet.
+So whatever ends the caller ends them, the kernel then kills all that ran in the host, and with the namespaces go mounts, cables
+and addresses. Nothing has a name in the caller's namespaces, so two sets of hosts cannot meet.
 """
 
 import contextlib
@@ -28,7 +28,13 @@ PROJECT = Path(__file__).parents[2]
 NETWORK = "198.18.0"
 """Of the range that is set aside for tests of networks [RFC 2544], and seen by the hosts alone."""
 TOOLS = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "rsync": "rsync", "ip": "iproute2", "ss": "iproute2"}
-TOOLS |= {"unshare": "util-linux", "nsenter": "util-linux", "setsid": "util-linux", "flock": "util-linux", "pgrep": "procps"}
+TOOLS |= {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setsid": "util-linux",
+    "flock": "util-linux",
+    "pgrep": "procps",
+}
 NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
 HOME = "/tmp/home"
 START_SECONDS = 20.0
@@ -48,7 +54,10 @@ def missing() -> str | None:
         return f"pretend hosts need {', '.join(absent)}: apt-get install {packages}"
     trial = "ip link add br0 type bridge && ip link add name c0 type veth peer name c1 && mount -t tmpfs tmpfs /run"
     ran = subprocess.run(
-        ["unshare", *NAMESPACES, "--fork", "--mount-proc", "sh", "-c", trial], capture_output=True, text=True, timeout=20
+        ["unshare", *NAMESPACES, "--fork", "--mount-proc", "sh", "-c", trial],
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     return f"no namespaces, bridge or mounts here: {ran.stderr.strip()}" if ran.returncode else None
 
@@ -58,8 +67,9 @@ class Hosts:
 
     names: of the hosts; every host knows them all.
     folder: where their files stand; it must be empty or absent. Default: a temporary one, removed at the end.
-    visible: folders that hosts share with the caller. Everything outside /tmp, /run, /root's place as home and /dev/shm is shared anyway.
-    profile: lines for a host's ~/.bashrc; the Python that runs this comes first on PATH.
+    visible: folders below /tmp that the hosts share with the caller, such as a test's; other places than /tmp, /run and /dev/shm
+        are shared anyway.
+    profiles: environment variables of some hosts' logins; the Python that runs this comes first on everyone's PATH.
 
     Raises HostsError if a host does not come up; none is left then.
     """
@@ -70,7 +80,7 @@ class Hosts:
         folder: Path | None = None,
         *,
         visible: Iterable[Path] = (),
-        profile: Mapping[str, str] | None = None,
+        profiles: Mapping[str, Mapping[str, str]] | None = None,
         shm: str = "4g",
     ) -> None:
         self.names = list(names)
@@ -80,7 +90,7 @@ class Hosts:
         # This project and its Python may stand below /tmp as well.
         shared = {path.resolve() for path in (*visible, PROJECT, Path(sys.prefix), Path(sys.base_prefix))}
         self._visible = "\n".join(str(path) for path in sorted(shared) if path.is_relative_to("/tmp"))
-        self._profile = dict(profile or {})
+        self._profiles = profiles or {}
         self._shm = shm
         self._switch: subprocess.Popen[str] | None = None
         self._hosts: dict[str, subprocess.Popen[str]] = {}
@@ -92,7 +102,9 @@ class Hosts:
         self.up()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.down()
 
     def up(self) -> None:
@@ -125,7 +137,19 @@ class Hosts:
         self._hosts[name] = host
         try:
             inside = _child(host, name)
-            cable = ["ip", "link", "add", self._port(name), "type", "veth", "peer", "name", "eth0", "netns", str(inside)]
+            cable = [
+                "ip",
+                "link",
+                "add",
+                self._port(name),
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                str(inside),
+            ]
             self._at_switch(*cable)
             self._at_switch("ip", "link", "set", self._port(name), "master", "br0", "up")
             assert host.stdin is not None
@@ -172,17 +196,24 @@ class Hosts:
 
         Signals for the command itself go through `interrupt`: the process here only stands before the door.
         """
-        enter = ["nsenter", "--target", str(self.pid(name)), *NAMESPACES]
-        shell = ["bash", "--login", "-c", 'cd; . ~/.bashrc; exec "$@"', "-", *command]
+        shell = [*self.entry(name), "-c", 'cd; . ~/.bashrc; exec "$@"', "-", *command]
         return subprocess.Popen(
-            [*enter, *shell],
-            env={"HOME": HOME, "USER": "root", "TERM": "dumb", "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"},
+            shell,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+
+    def entry(self, name: str) -> list[str]:
+        """The command that opens a login shell in a host, to be given `-c` or `-i`."""
+        return ["nsenter", "--target", str(self.pid(name)), *NAMESPACES, "bash", "--login"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"HOME": HOME, "USER": "root", "TERM": "dumb", "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
 
     @staticmethod
     def interrupt(process: subprocess.Popen[str], number: int = signal.SIGINT) -> None:
@@ -196,14 +227,19 @@ class Hosts:
             raise HostsError(f"{name} is off")
         return _child(self._hosts[name], name)
 
-    def processes(self, name: str) -> list[str]:
-        """Command lines of what runs in the host, without its first process and sshd."""
-        found = []
-        for process in psutil.Process(self.pid(name)).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+    def processes(self, name: str) -> dict[int, str]:
+        """What runs in the host, whoever started it: command lines by pid as the caller sees them.
+
+        Without the host's first process and sshd.
+        """
+        first, found = self.pid(name), {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
                 line = " ".join(process.cmdline())
-                if line and not line.startswith("sshd: ") and "sshd_config" not in line:
-                    found.append(line)
+                if process.pid == first or not line or line.startswith("sshd: ") or "sshd_config" in line:
+                    continue
+                if os.path.samefile(f"/proc/{process.pid}/ns/pid", f"/proc/{first}/ns/pid"):
+                    found[process.pid] = line
         return found
 
     def down(self) -> None:
@@ -239,12 +275,15 @@ class Hosts:
             f"AuthorizedKeysFile {HOME}/.ssh/authorized_keys\nPermitRootLogin prohibit-password\n"
             "PasswordAuthentication no\nUsePAM no\nUseDNS no\nStrictModes no\nMaxStartups 50\nPidFile none\n"
         )
-        profile = {"PATH": f"{Path(sys.executable).parent}:$PATH", **self._profile}
+        profile = {"PATH": f"{Path(sys.executable).parent}:$PATH", **self._profiles.get(name, {})}
         lines = "".join(f'export {key}="{value}"\n' for key, value in profile.items())
         (self.folder / name / "home" / ".bashrc").write_text(lines)
 
     def _halt(self, name: str) -> None:
         _stop(self._hosts.pop(name))
+        # The kernel would remove the cable with the host's namespace, but takes its time, and the next boot needs a new one.
+        with contextlib.suppress(HostsError):
+            self._at_switch("ip", "link", "del", self._port(name))
 
     def _port(self, name: str) -> str:
         return f"port{self.names.index(name)}"
@@ -265,7 +304,7 @@ def _which(tool: str) -> str | None:
 
 
 def _start(command: list[str], settings: Mapping[str, str]) -> subprocess.Popen[str]:
-    """A process that lives as long as the pipe to it; out of reach of the terminal's Ctrl-C, for it is the caller who tidies up."""
+    """A process that lives as long as the pipe to it; out of reach of the terminal's Ctrl-C, for the caller tidies up."""
     return subprocess.Popen(
         command,
         env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **settings},
