@@ -149,14 +149,19 @@ class WorkerGroup:
         blind = {"env_vars": NO_GPUS} if plan.mesh.device == "cuda" else None
         for replica in range(plan.mesh.replicas):
             near = NodeAffinitySchedulingStrategy(nodes[replica], soft=True)
+            # That would wait for ever for a CPU of a node that is full.
+            preferred: dict[str, Any] = {
+                "label_selector": {"ray.io/node-id": nodes[replica]},
+                "fallback_strategy": [{"label_selector": {}}],
+            }
             workers = {
                 name: data_actor.options(
                     name=self._named(name),
                     num_cpus=cluster.cpus_per_data_worker,
                     max_restarts=-1,
                     max_task_retries=0,
-                    scheduling_strategy=near,
                     runtime_env=blind,
+                    **preferred,
                 ).remote(plan.config, name)
                 for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_worker_count))
             }

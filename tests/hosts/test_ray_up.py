@@ -1,0 +1,152 @@
+"""`ray up ray_cluster.yaml` from a laptop on three hosts, a training on them, a fault, and `ray down`. About two minutes."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts.hosts import PROJECT, Hosts
+
+pytestmark = [pytest.mark.hosts, pytest.mark.slow]
+
+NODES = """
+import json, sys, time, ray
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+end = time.monotonic() + 60
+while True:
+    alive = {node["NodeManagerAddress"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    if len(alive) == int(sys.argv[1]) or time.monotonic() > end:
+        break
+    time.sleep(0.5)
+print("nodes " + json.dumps(alive))
+"""
+LEAVE_SECONDS = 100
+"""After `ray down` workers leave by themselves: half a minute, and the time that it takes to look and to stop."""
+
+
+@dataclass
+class Cluster:
+    hosts: Hosts
+    yaml: Path
+    shared: Path
+    started: float = field(default_factory=time.monotonic)
+
+    def laptop(self, command: str, seconds: float = 120) -> str:
+        """Run a command line where the user sits: in the project's folder, on a host that is no part of the cluster."""
+        began = time.monotonic()
+        output = self.hosts.exec("laptop", "bash", "-c", f"cd {PROJECT} && {command}", seconds=seconds)
+        print(f"{time.monotonic() - self.started:6.1f} s: `{command[:60]}` took {time.monotonic() - began:.1f} s")
+        return output
+
+    def nodes(self, wanted: int) -> dict[str, dict[str, float]]:
+        """Resources of living nodes by host, when there are as many as wanted or after a minute."""
+        output = self.hosts.exec("head", "python", "-c", NODES, str(wanted), seconds=90)
+        [line] = [line for line in output.splitlines() if line.startswith("nodes ")]
+        print(f"{time.monotonic() - self.started:6.1f} s: {wanted} nodes")
+        names = {self.hosts.address(name): name for name in self.hosts.names}
+        return {names[address]: resources for address, resources in json.loads(line.removeprefix("nodes ")).items()}
+
+
+@pytest.fixture(scope="module")
+def cluster(make_hosts: Callable[..., Hosts], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    shared = tmp_path_factory.mktemp("shared")
+    hosts = make_hosts(
+        ["laptop", "head", "w1", "w2"],
+        visible=[shared],
+        # GPUs that Ray takes on trust, and a head that computes nothing.
+        profiles={
+            "head": {"ALEXNET_RAY_OPTIONS": "--num-cpus=0"},
+            "w1": {"ALEXNET_RAY_OPTIONS": "--num-cpus=2 --num-gpus=2"},
+            "w2": {"ALEXNET_RAY_OPTIONS": "--num-cpus=2 --num-gpus=2"},
+        },
+    )
+    # Exactly what the file asks its users to edit.
+    text = (PROJECT / "ray_cluster.yaml").read_text(encoding="utf-8")
+    for before, after in (
+        ("head_ip: 127.0.0.1", f"head_ip: {hosts.address('head')}"),
+        ("worker_ips: []", f"worker_ips: [{hosts.address('w1')}, {hosts.address('w2')}]"),
+        ("ssh_user: ubuntu", "ssh_user: root"),
+    ):
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    yaml = shared / "ray_cluster.yaml"
+    yaml.write_text(text, encoding="utf-8")
+    made = Cluster(hosts, yaml, shared)
+    made.laptop(f"ray up -y {yaml}")
+    return made
+
+
+def test_all_hosts_join_with_what_their_profiles_say(cluster: Cluster) -> None:
+    nodes = cluster.nodes(3)
+    assert {host: (found.get("CPU", 0), found.get("GPU", 0)) for host, found in nodes.items()} == {
+        "head": (0, 0),
+        "w1": (2, 2),
+        "w2": (2, 2),
+    }
+
+
+def test_dashboard_and_job_server_listen_on_loopback_only(cluster: Cluster) -> None:
+    listening = cluster.hosts.exec("head", "ss", "-Hltn")
+    assert re.findall(r"(\S+):8265\s", listening) == ["127.0.0.1"]
+    outside = cluster.hosts.exec("w1", "bash", "-c", f"</dev/tcp/{cluster.hosts.address('head')}/8265", check=False)
+    assert "Connection refused" in outside
+    # Through ssh the laptop reaches it all the same, as `ray dashboard` does.
+    address = cluster.hosts.address("head")
+    forward = f"ssh -o StrictHostKeyChecking=no -f -L 8265:127.0.0.1:8265 root@{address} sleep 5"
+    jobs = cluster.laptop(f"{forward} && ray job list --address http://127.0.0.1:8265")
+    assert "Traceback" not in jobs
+
+
+def test_columns_on_one_host_and_the_data_worker_on_another_train(cluster: Cluster) -> None:
+    small = cluster.shared / "small.yaml"
+    small.write_text((PROJECT / "tests/cluster/small.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    settings = f"cluster.device=cpu runs_folder={cluster.shared}/runs data.path={cluster.shared}/small"
+    output = cluster.laptop(
+        f"ray exec {cluster.yaml} 'cd ~/two-column-alexnet && python -m cluster.train {small} --address auto {settings}'"
+    )
+    result = json.loads((cluster.shared / "runs/small/result.json").read_text(encoding="utf-8"))
+    assert result["step"] == 30 and result["validation"]["images"] == 210
+    [where] = set(re.findall(r"column r0 c\d: pid \d+ on ([\d.]+)", output))
+    columns_on = {cluster.hosts.address(name): name for name in ("w1", "w2")}[where]
+    listed = cluster.hosts.exec("head", "ray", "list", "actors", "--detail", "--format", "json")
+    actors: list[dict[str, Any]] = json.loads(listed[listed.index("[") :])
+    nodes = {
+        kind: {actor["node_id"] for actor in actors if actor["class_name"] == kind}
+        for kind in ("ColumnWorker", "DataWorker")
+    }
+    # Two columns fill their host, so the data worker is on the other one.
+    assert len(nodes["ColumnWorker"]) == len(nodes["DataWorker"]) == 1 and nodes["ColumnWorker"] != nodes["DataWorker"]
+    print(f"columns on {columns_on}; {result['seconds']:.1f} s of them for 30 steps and 3 evaluations")
+
+
+def test_actors_compute_with_as_many_threads_as_they_have_cpus(cluster: Cluster) -> None:
+    """`ray up` sets OMP_NUM_THREADS=1 in its shells, which would stay with everything that they start."""
+    program = (
+        "import os, ray; ray.init(address='auto', log_to_driver=False); "
+        "print('threads', ray.get(ray.remote(num_cpus=2)(lambda: os.environ.get('OMP_NUM_THREADS')).remote()))"
+    )
+    assert "threads 2" in cluster.hosts.exec("head", "python", "-c", program)
+
+
+def test_worker_whose_ray_was_killed_is_back_soon_and_once(cluster: Cluster) -> None:
+    before = cluster.hosts.exec("w1", "pgrep", "-x", "raylet")
+    cluster.hosts.exec("w1", "pkill", "-KILL", "-x", "raylet")
+    assert set(cluster.nodes(2)) == {"head", "w2"}
+    assert set(cluster.nodes(3)) == {"head", "w1", "w2"}
+    after = cluster.hosts.exec("w1", "pgrep", "-x", "raylet").split()
+    assert len(after) == 1 and after != before.split()
+    assert len([line for line in cluster.hosts.processes("w1").values() if "worker.sh --loop" in line]) == 1
+
+
+def test_ray_down_leaves_nothing_running(cluster: Cluster) -> None:
+    cluster.laptop(f"ray down -y {cluster.yaml}")
+    end = time.monotonic() + LEAVE_SECONDS
+    while (left := {name: cluster.hosts.processes(name) for name in cluster.hosts.names}) and any(left.values()):
+        assert time.monotonic() < end, left
+        time.sleep(1)
+    print(f"{time.monotonic() - cluster.started:6.1f} s: nothing runs any more")
