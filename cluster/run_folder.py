@@ -1,7 +1,6 @@
 """A run's folder: its config, log, checkpoints and result; and whether a command begins, continues or has completed it."""
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import yaml
 from cluster.console import progress
 from cluster.provenance import note_start
 from configs.errors import UserError
-from configs.loader import save, to_dict
+from configs.loader import parse, save, to_dict
 from configs.schema import Config
 from workers.checkpoint_store import place_of
 from workers.data.storage import is_url
@@ -130,12 +129,6 @@ class RunFolder:
             return f"not known ({error})"
         return found.folder if found else "none"
 
-    def write_log(self, entry: Mapping[str, Any]) -> None:
-        """`time` (seconds since 1970) is added."""
-        entry = {**entry, "time": round(time.time(), 3)}
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
     def write_result(self, result: Mapping[str, Any]) -> None:
         temporary = self.path / "result.tmp"
         temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -146,7 +139,10 @@ def _changed(before: Any, after: Mapping[str, Any], *also_changeable: str) -> li
     """Lines about the settings that differ and change what is learned; none if it is not known what they were before."""
     if not before:
         return []
-    then, now, changeable = _flat(before), _flat(after), (*CHANGEABLE, *also_changeable)
+    # Settings that an older version did not know had the default's effect.
+    known, _ = parse(before) if isinstance(before, Mapping) else (None, [])
+    then, now = _flat(to_dict(known) if known else before), _flat(after)
+    changeable = (*CHANGEABLE, *also_changeable)
     return [
         f"  {key}: {then.get(key)!r} then, {now.get(key)!r} now"
         for key in sorted({*then, *now})

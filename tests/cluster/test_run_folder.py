@@ -119,11 +119,21 @@ def test_a_damaged_result_counts_as_none(begun: Path, content: str) -> None:
     assert run.result() is None
 
 
-def test_log_is_one_line_per_report_and_goes_on(begun: Path) -> None:
-    folder(begun).write_log({"step": 1, "kind": "train"})
-    folder(begun).write_log({"step": 2, "kind": "evaluation"})
-    lines = folder(begun).log.read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+def test_attempts_are_counted_over_all_commands(begun: Path) -> None:
+    run = folder(begun)
+    assert run.attempts() == 0
+    entries = [{"kind": "attempt", "number": 1}, {"kind": "train", "number": 7}, {"kind": "attempt", "number": 2}]
+    run.log.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"kind": "attempt", "num')
+    assert run.attempts() == 2
+
+
+def test_a_setting_that_was_not_known_then_had_its_default(begun: Path) -> None:
+    file = begun / "runs" / "demo" / "config.yaml"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(line for line in lines if "crop_shared_by" not in line))
+    folder(begun).check_same_experiment()
+    with pytest.raises(UserError, match=r"augment\.crop_shared_by: 1 then, 4 now"):
+        folder(begun, "augment.crop_shared_by=4").check_same_experiment()
 
 
 def written(run: RunFolder, step: int, *, evaluated: bool = True, **more: Any) -> Path:

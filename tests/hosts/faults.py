@@ -1,0 +1,312 @@
+"""Every fault against an undisturbed run, on pretend hosts: the same weights, and how long it took. A table at the end.
+
+    python -m tests.hosts.faults --folder /tmp/faults [--only raylet hang ...] [--json FILE]
+
+Needs what tests/hosts/README.md says. Three hosts: the head, with the driver, and two workers, on one of which both columns sit.
+Each fault hits a run of its own. `noticed` and `again` are seconds from the fault to the line that names it, and to the first report
+of a step of the next attempt; `repeated` are the updates that were made twice.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.runs import SMALL
+from tests.hosts.hosts import PROJECT, Hosts, missing
+
+STEPS = 400
+SETTINGS = (
+    f"train.steps={STEPS}", "train.evaluate_every_epochs=10", "checkpoint.every_steps=20", "fault.hang_timeout_seconds=15",
+    "cluster.start_timeout_seconds=60", "fault.backoff_seconds=0",
+)  # fmt: skip
+HEALTH = (
+    "RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000 "
+    "RAY_health_check_failure_threshold=3"
+)
+COMMON = "unset OMP_NUM_THREADS; export RAY_USAGE_STATS_ENABLED=0 RAY_free_objects_period_milliseconds=0"
+WORKERS = ("w1", "w2")
+
+
+class Cluster:
+    """Ray on the hosts, started as ray_cluster.yaml does, and runs on it."""
+
+    def __init__(self, hosts: Hosts, folder: Path) -> None:
+        self.hosts, self.folder = hosts, folder
+
+    def start(self) -> None:
+        head = self.hosts.address("head")
+        self.shell(
+            "head",
+            f"{COMMON} {HEALTH}; ray start --head --node-ip-address={head} --port=6379 --include-dashboard=false "
+            "--num-cpus=1 --object-store-memory=200000000",
+        )
+        for worker in WORKERS:
+            self.join(worker)
+        self.wait_for_nodes(3)
+
+    def join(self, worker: str) -> None:
+        self.shell(
+            worker,
+            f"{COMMON}; ray start --address={self.hosts.address('head')}:6379 --num-cpus=3 --object-store-memory=200000000",
+        )
+
+    def shell(self, host: str, command: str, seconds: float = 90) -> str:
+        return self.hosts.exec(host, "bash", "-c", command, seconds=seconds)
+
+    def wait_for_nodes(self, count: int) -> None:
+        ask = "import ray; ray.init(address='auto', logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+        end = time.monotonic() + 60
+        while self.hosts.exec("head", sys.executable, "-c", ask).split()[-1] != str(count):
+            assert time.monotonic() < end, f"there are not {count} nodes"
+
+
+class Run:
+    """`python -m cluster.train` on the head."""
+
+    def __init__(self, cluster: Cluster, name: str, *settings: str) -> None:
+        self.cluster, self.name = cluster, name
+        self.path = cluster.folder / "runs" / name
+        self.output = cluster.folder / f"{name}-{time.monotonic_ns()}.txt"
+        command = (
+            f"cd {cluster.folder} && PYTHONPATH={PROJECT} NO_COLOR=1 exec {sys.executable} -m cluster.train {SMALL} "
+        )
+        command += " ".join((f"name={name}", *SETTINGS, *settings)) + " --address auto"
+        with self.output.open("w") as file:
+            self.process = cluster.hosts.popen("head", "bash", "-c", command, stdout=file)
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(encoding="utf-8")
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        log = self.path / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        return [entry for line in lines if line.endswith("}") and (entry := json.loads(line))["kind"] == kind]
+
+    def wait_for(self, ready: Callable[[], Any], what: str, seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"{self.name}: {what} did not come:\n{self.text}")
+            time.sleep(0.02)
+
+    def wait_for_step(self, step: int) -> None:
+        self.wait_for(lambda: self.step() >= step, f"step {step}")
+
+    def step(self) -> int:
+        return max((entry["step"] for entry in self.entries("train")), default=0)
+
+    def place(self, actor: str) -> tuple[int, str]:
+        """(pid in its host, host) of a column, or (pid, "") of a data worker."""
+        found = re.findall(rf"^{re.escape(actor)}: pid (\d+)(?: on ([\d.]+))?", self.text, re.MULTILINE)[-1]
+        host = next((name for name in self.cluster.hosts.names if self.cluster.hosts.address(name) == found[1]), "")
+        return int(found[0]), host
+
+    def kill(self, actor: str, number: int = signal.SIGKILL) -> None:
+        pid, host = self.place(actor)
+        self.cluster.shell(host or self.columns_host(), f"kill -{number} {pid}")
+
+    def columns_host(self) -> str:
+        return self.place("column r0 c1")[1]
+
+    def signal(self, number: int) -> None:
+        """To the driver alone."""
+        self.cluster.hosts.interrupt(self.process, number)
+
+    def finish(self, seconds: float = 300) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            raise AssertionError(f"{self.name} did not end within {seconds} s:\n{self.text}") from None
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(path.parent for path in (self.path / "checkpoints").glob("step-*/state.json"))
+
+    def weights(self) -> list[str]:
+        state = json.loads((self.checkpoints()[-1] / "state.json").read_text(encoding="utf-8"))
+        assert state["step"] == STEPS, f"{self.name} ended at step {state['step']}"
+        return [file["sha256"] for file in state["files"]]
+
+
+@dataclass
+class Row:
+    fault: str
+    noticed: float | None = None
+    again: float | None = None
+    repeated: int = 0
+    equal: bool = False
+    told: str = ""
+
+
+def measured(run: Run, fault: Callable[[], None], name: str, *, code: int = 0) -> Row:
+    """Cause the fault, and see the run through. code: of a run that should end by the fault and be started again."""
+    before, at = run.step(), time.time()
+    fault()
+    row = Row(fault=name)
+    ended = run.finish()
+    assert ended == code, f"{name}: ended with {ended}:\n{run.text}"
+    if code:
+        row.told = run.text.strip().splitlines()[-1]
+        started = time.time()
+        run = Run(run.cluster, run.name)
+        assert run.finish() == 0, run.text
+        at = started
+    failures = [entry for entry in run.entries("failure") if entry["time"] > at]
+    if failures:
+        row.noticed, row.told = failures[0]["time"] - at, failures[0]["what"]
+    attempts = [entry for entry in run.entries("attempt") if entry["time"] > at]
+    if attempts:
+        first = min(entry["time"] for entry in run.entries("train") if entry["time"] > attempts[0]["time"])
+        row.again = first - at
+        row.repeated = max(0, before - attempts[0]["step"])
+    if not row.told:
+        said = [line for line in run.text.splitlines() if "died" in line or "damaged" in line]
+        row.told = said[-1] if said else ""
+    return row
+
+
+def shown(rows: list[Row]) -> str:
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f}"
+
+    lines = [
+        "| fault | noticed s | training again s | steps repeated | weights equal | what was said |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row.fault} | {number(row.noticed)} | {number(row.again)} | {row.repeated} | {'yes' if row.equal else 'NO'} | {row.told[:160]} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _started(cluster: Cluster, name: str, *settings: str) -> Run:
+    run = Run(cluster, name, *settings)
+    run.wait_for_step(90)
+    return run
+
+
+def column(cluster: Cluster) -> Row:
+    run = _started(cluster, "column")
+    return measured(run, lambda: run.kill("column r0 c1"), "`kill -9` of a column")
+
+
+def data_worker(cluster: Cluster) -> Row:
+    run = _started(cluster, "data-worker")
+    return measured(run, lambda: run.kill("data worker r0 #0"), "`kill -9` of a data worker")
+
+
+def hang(cluster: Cluster) -> Row:
+    run = _started(cluster, "hang")
+    return measured(run, lambda: run.kill("column r0 c1", signal.SIGSTOP), "SIGSTOP of a column (limit 15 s)")
+
+
+def raylet(cluster: Cluster) -> Row:
+    run = _started(cluster, "raylet")
+    host = run.columns_host()
+    row = measured(run, lambda: _kill_raylet(cluster, host), "`kill -9` of the columns' raylet")
+    _repair(cluster, host)
+    return row
+
+
+def power(cluster: Cluster) -> Row:
+    run = _started(cluster, "power")
+    host = run.columns_host()
+    row = measured(run, lambda: cluster.hosts.power_off(host), "power off of the columns' host")
+    cluster.hosts.boot(host)
+    _repair(cluster, host)
+    return row
+
+
+def cable(cluster: Cluster) -> Row:
+    run = _started(cluster, "cable")
+    host = run.columns_host()
+    row = measured(run, lambda: cluster.hosts.cut(host), "cable of the columns' host out for good")
+    cluster.hosts.power_off(host)
+    cluster.hosts.boot(host)
+    _repair(cluster, host)
+    return row
+
+
+def cable_5_s(cluster: Cluster) -> Row:
+    run = _started(cluster, "cable-5-s")
+    host = run.columns_host()
+
+    def pause() -> None:
+        cluster.hosts.cut(host)
+        time.sleep(5)
+        cluster.hosts.join(host)
+
+    return measured(run, pause, "cable out for 5 s")
+
+
+def driver(cluster: Cluster) -> Row:
+    run = _started(cluster, "driver")
+    return measured(run, lambda: run.signal(signal.SIGKILL), "`kill -9` of the driver, same command again", code=137)
+
+
+def sigterm(cluster: Cluster) -> Row:
+    run = _started(cluster, "sigterm")
+    return measured(run, lambda: run.signal(signal.SIGTERM), "SIGTERM in training, same command again", code=143)
+
+
+def sigterm_in_evaluation(cluster: Cluster) -> Row:
+    run = Run(cluster, "sigterm-evaluation", "train.evaluate_batch_size=1")
+    run.wait_for(lambda: run.step() >= 60, "the first evaluation")
+    return measured(run, lambda: run.signal(signal.SIGTERM), "SIGTERM in an evaluation, same command again", code=143)
+
+
+def sigterm_in_checkpoint(cluster: Cluster) -> Row:
+    run = Run(cluster, "sigterm-checkpoint")
+    run.wait_for_step(79)
+    run.wait_for(lambda: any("step-00000080" in path.name for path in (run.path / "checkpoints").iterdir()), "a save")
+    return measured(run, lambda: run.signal(signal.SIGTERM), "SIGTERM in a checkpoint, same command again", code=143)
+
+
+def damaged(cluster: Cluster) -> Row:
+    run = _started(cluster, "damaged")
+
+    def damage() -> None:
+        run.signal(signal.SIGTERM)
+        run.process.wait(60)
+        file = next(run.checkpoints()[-1].glob("*.safetensors"))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+    row = measured(run, damage, "last checkpoint damaged, same command again", code=143)
+    return row
+
+
+def full_disk(cluster: Cluster) -> Row:
+    """Checkpoints on a small file system of their own, which the test fills up."""
+    place = cluster.folder / "small-disk"
+    place.mkdir()
+    for host in cluster.hosts.names:
+        cluster.shell(host, f"mkdir -p {place}")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], check=True)
+    try:
+        raise NotImplementedError
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def _kill_raylet(cluster: Cluster, host: str) -> None:
+    [pid] = [pid for pid, line in cluster.hosts.processes(host).items() if line.split()[0].endswith("/raylet")]
+    os.kill(pid, signal.SIGKILL)
+
+
+def _repair(cluster: Cluster, host: str) -> None:
+    cluster.join(host)
+    cluster.wait_for_nodes(3)
