@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Run:
     """`python -m cluster.train` on the head."""
 
     def __init__(self, cluster: Cluster, name: str, *settings: str) -> None:
-        self.cluster, self.name = cluster, name
+        self.cluster, self.name, self.settings = cluster, name, settings
         self.path = cluster.folder / "runs" / name
         self.output = cluster.folder / f"{name}-{time.monotonic_ns()}.txt"
         command = (
@@ -131,7 +131,8 @@ class Run:
             raise AssertionError(f"{self.name} did not end within {seconds} s:\n{self.text}") from None
 
     def checkpoints(self) -> list[Path]:
-        return sorted(path.parent for path in (self.path / "checkpoints").glob("step-*/state.json"))
+        place = self.cluster.folder / "small" / self.name if self.name == "full-disk" else self.path / "checkpoints"
+        return sorted(path.parent for path in place.glob("step-*/state.json"))
 
     def weights(self) -> list[str]:
         state = json.loads((self.checkpoints()[-1] / "state.json").read_text(encoding="utf-8"))
@@ -145,8 +146,8 @@ class Row:
     noticed: float | None = None
     again: float | None = None
     repeated: int = 0
-    equal: bool = False
     told: str = ""
+    weights: list[str] = field(default_factory=list)
 
 
 def measured(run: Run, fault: Callable[[], None], name: str, *, code: int = 0) -> Row:
@@ -159,9 +160,10 @@ def measured(run: Run, fault: Callable[[], None], name: str, *, code: int = 0) -
     if code:
         row.told = run.text.strip().splitlines()[-1]
         started = time.time()
-        run = Run(run.cluster, run.name)
+        run = Run(run.cluster, run.name, *run.settings)
         assert run.finish() == 0, run.text
         at = started
+    row.weights = run.weights()
     failures = [entry for entry in run.entries("failure") if entry["time"] > at]
     if failures:
         row.noticed, row.told = failures[0]["time"] - at, failures[0]["what"]
@@ -176,7 +178,9 @@ def measured(run: Run, fault: Callable[[], None], name: str, *, code: int = 0) -
     return row
 
 
-def shown(rows: list[Row]) -> str:
+def shown(rows: list[Row], expected: list[str]) -> str:
+    """expected: weights of the undisturbed run."""
+
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.1f}"
 
@@ -185,7 +189,7 @@ def shown(rows: list[Row]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {row.fault} | {number(row.noticed)} | {number(row.again)} | {row.repeated} | {'yes' if row.equal else 'NO'} | {row.told[:160]} |"
+        f"| {row.fault} | {number(row.noticed)} | {number(row.again)} | {row.repeated} | {'yes' if row.weights == expected else 'NO'} | {row.told[:160]} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -290,16 +294,21 @@ def damaged(cluster: Cluster) -> Row:
 
 
 def full_disk(cluster: Cluster) -> Row:
-    """Checkpoints on a small file system of their own, which the test fills up."""
-    place = cluster.folder / "small-disk"
-    place.mkdir()
-    for host in cluster.hosts.names:
-        cluster.shell(host, f"mkdir -p {place}")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], check=True)
-    try:
-        raise NotImplementedError
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
+    """Checkpoints on a small file system of their own."""
+    small = cluster.folder / "small"
+    filler = small / "filler"
+    run = _started(cluster, "full-disk", f"checkpoint.folder={small}")
+
+    def fill() -> None:
+        free = shutil.disk_usage(small).free
+        filler.write_bytes(b"x" * (free - 50_000))
+
+    def filled() -> None:
+        fill()
+        assert run.process.wait(120) == 1, run.text
+        filler.unlink()
+
+    return measured(run, filled, "disk full at a checkpoint; room made, same command again", code=1)
 
 
 def _kill_raylet(cluster: Cluster, host: str) -> None:
@@ -310,3 +319,48 @@ def _kill_raylet(cluster: Cluster, host: str) -> None:
 def _repair(cluster: Cluster, host: str) -> None:
     cluster.join(host)
     cluster.wait_for_nodes(3)
+
+
+CASES: dict[str, Callable[[Cluster], Row]] = {
+    case.__name__: case
+    for case in (
+        column, data_worker, hang, raylet, power, cable_5_s, cable, driver, sigterm, sigterm_in_evaluation,
+        sigterm_in_checkpoint, damaged, full_disk,
+    )
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        "python -m tests.hosts.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="new; runs, data and output stand there")
+    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
+    args = parser.parse_args()
+    if reason := missing():
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    small = args.folder / "small"
+    small.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=True)
+    rows: list[Row] = []
+    try:
+        with Hosts(["head", *WORKERS], visible=[args.folder, small]) as hosts:
+            cluster = Cluster(hosts, args.folder)
+            cluster.start()
+            quiet = Run(cluster, "undisturbed")
+            assert quiet.finish() == 0, quiet.text
+            expected = quiet.weights()
+            for name in args.only:
+                print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
+                rows.append(CASES[name](cluster))
+                print(shown(rows[-1:], expected).splitlines()[-1], flush=True)
+    finally:
+        subprocess.run(["umount", str(small)], check=False)
+        if rows:
+            print(shown(rows, expected))
+    return 0 if all(row.weights == expected for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
