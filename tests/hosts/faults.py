@@ -3,8 +3,8 @@
     python -m tests.hosts.faults --folder /tmp/faults [--only raylet hang ...] [--json FILE]
 
 Needs what tests/hosts/README.md says. Three hosts: the head, with the driver, and two workers, on one of which both columns sit.
-Each fault hits a run of its own. `noticed` and `again` are seconds from the fault to the line that names it, and to the first report
-of a step of the next attempt; `repeated` are the updates that were made twice.
+Each fault hits a run of its own. `noticed` and `again` are seconds from the fault to the line that names it, and to the first
+report of a step of the next attempt; `repeated` are the updates that were made twice.
 """
 
 import argparse
@@ -188,10 +188,10 @@ def shown(rows: list[Row], expected: list[str]) -> str:
         "| fault | noticed s | training again s | steps repeated | weights equal | what was said |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [
-        f"| {row.fault} | {number(row.noticed)} | {number(row.again)} | {row.repeated} | {'yes' if row.weights == expected else 'NO'} | {row.told[:160]} |"
-        for row in rows
-    ]
+    for row in rows:
+        equal = "yes" if row.weights == expected else "NO"
+        cells = (row.fault, number(row.noticed), number(row.again), str(row.repeated), equal, row.told[:160])
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
