@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.console import RunConsole, clock, errors_table, print_plan
 from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
+from cluster.network import keep_facts
 from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
@@ -63,6 +64,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals) -> int:
     run.open()
     start = run.latest()
     _check_start(run, start)
+    keep_facts(run.path, run.config)
     started = time.monotonic()
     if start:
         print(f"continuing from {start.folder}", flush=True)
