@@ -25,6 +25,7 @@ FORMAT_VERSION = "1"
 MEAN = "mean_image"
 """Name of the mean image among the weights; no layer's parameter has a name without a dot."""
 INPUT, OUTPUT = "images", "logits"
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 COMPARED_IMAGES = 3
 TOLERANCE = 1e-4
 """Of the largest logit's magnitude: float32 has 7 digits; sums of up to 10,000 terms in another order, eight layers deep, cost
@@ -111,7 +112,7 @@ def write_onnx(loaded: LoadedNetwork, path: Path) -> float:
 
     Raises UserError if a package is missing or the file cannot be written, RunFailed if the logits differ.
     """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"an .onnx file needs {', '.join(missing)}, which is not installed here; install the project with its extra "
