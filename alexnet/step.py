@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from alexnet.precision import Precision, autocast
 from alexnet.schedule import Rates
-from alexnet.views import ten_views
+from alexnet.views import centre_view, ten_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +88,9 @@ class Step:
 
     def test_ten_views(self, batch: Batch) -> Tensor:
         """As `test`, by the mean of the probabilities of ten views [P 4.1]; the batch holds whole images."""
-        self.model.eval()
         exchange, first_class = self.model.exchange, self.model.first_class
+        mean_BC = self.probabilities(batch.images_BHWC, 10)
         with torch.no_grad():
-            views = [
-                probabilities(self._logits(self.model, self.preprocess(crops, offsets, mirror), None), exchange)
-                for crops, offsets, mirror in ten_views(batch.images_BHWC, self.preprocess.crop)
-            ]
-            mean_BC = torch.stack(views).mean(dim=0)
             target_B = target_value(mean_BC, batch.labels_B, first_class=first_class, exchange=exchange)
             return self._sums(mean_BC, -target_B.clamp_min(torch.finfo(target_B.dtype).tiny).log(), batch)
 
@@ -104,6 +99,20 @@ class Step:
         if last or not isinstance(self.forward, DistributedDataParallel):
             return nullcontext()
         return cast(AbstractContextManager[None], self.forward.no_sync())
+
+    @torch.no_grad()
+    def probabilities(self, images_BSSC: Tensor, views: Literal[1, 10]) -> Tensor:
+        """Of this process's classes among all classes [B, C], by the centre or by the mean over ten views [P 4.1].
+
+        images: uint8 [B, S, S, 3], whole as they are stored.
+        """
+        self.model.eval()
+        cut = ten_views if views == 10 else centre_view
+        found = [
+            probabilities(self._logits(self.model, self.preprocess(crops, offsets, mirror), None), self.model.exchange)
+            for crops, offsets, mirror in cut(images_BSSC, self.preprocess.crop)
+        ]
+        return torch.stack(found).mean(dim=0)
 
     def _logits(self, forward: torch.nn.Module, images_BCHW: Tensor, keys_B: Tensor | None) -> Tensor:
         with autocast(self.precision, images_BCHW.device.type):

@@ -1,9 +1,16 @@
-"""The ten views of testing [P 4.1]: four corners and the centre of the stored image, each with its mirror image."""
+"""The views of testing [P 4.1]: the centre of the stored image, or four corners and the centre, each with its mirror image."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+
+def centre_view(images_BSSC: Tensor, crop: int) -> Iterator[tuple[Tensor, Tensor, None]]:
+    """The centre alone, as `ten_views` gives its views; not mirrored."""
+    centre = (images_BSSC.shape[1] - crop) // 2
+    crops_BHWC = images_BSSC[:, centre : centre + crop, centre : centre + crop]
+    yield crops_BHWC, torch.full((len(images_BSSC), 2), centre, device=images_BSSC.device), None
 
 
 def ten_views(images_BSSC: Tensor, crop: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from cluster.console import RunConsole, errors_table, print_plan, progress
+from cluster.console import RunConsole, errors_table, print_plan
 from cluster.dataset import dataset_size, verify
 from cluster.failures import RunFailed
+from cluster.network import find_checkpoint, find_run
 from cluster.outcomes import Failure, Stopped
 from cluster.plan import local_cpus, local_gpus, make_plan
 from cluster.preflight.run import plan_for_cluster, preflight
@@ -16,10 +17,6 @@ from cluster.ray_session import cluster_address, ray_session
 from cluster.signals import StopSignals
 from configs.errors import UserError
 from configs.loader import load
-from configs.schema import Config
-
-if TYPE_CHECKING:
-    from workers.checkpoint import Checkpoint
 
 
 def run_evaluation(
@@ -33,23 +30,20 @@ def run_evaluation(
 ) -> int:
     """Test a run's newest checkpoint, or the one in folder `checkpoint`; returns the exit code.
 
+    folder: of a run, or of a checkpoint inside it.
     views: of each image; the centre, or four corners and the centre with their mirror images, whose probabilities are averaged.
 
     Raises UserError for wrong input, RunFailed if it could not go on, Interrupted if it was stopped at once.
     """
-    config_file = Path(folder) / "config.yaml"
-    if not config_file.is_file():
-        raise UserError(
-            f"{folder} is not the folder of a run (it has no config.yaml); runs are in runs/ unless told otherwise"
-        )
-    config = load(config_file, settings)
+    run, itself = find_run(folder)
+    config = load(run / "config.yaml", settings)
     # A short job: its dashboard would take longer to start than the job runs.
     config = replace(config, cluster=replace(config.cluster, dashboard=False))
     address = cluster_address(address)
     plan = make_plan(config, local_gpus(), dataset_size(config))
     if plan.dataset is None or plan.dataset.drawn_first:
         raise UserError(f"no data set at {config.data.path}; set data.path to where it is")
-    start = _checkpoint(config, Path(folder), checkpoint)
+    start = find_checkpoint(run, config, checkpoint or itself)
     with StopSignals() as signals:
         verify(config)
         with ray_session(
@@ -90,12 +84,3 @@ def run_evaluation(
         except OSError as error:
             raise UserError(f"--json {json_file} cannot be written: {error}") from None
     return 0
-
-
-def _checkpoint(config: Config, run: Path, wanted: str | None) -> "Checkpoint":
-    from workers.stored_network import checkpoint_at, newest_of_run
-
-    if wanted is not None:
-        return checkpoint_at(wanted)
-    with progress("checking the checkpoint", scale=1e6, unit="MB") as show:
-        return newest_of_run(run, config, lambda text: print(f"note: {text}", flush=True), show)

@@ -8,6 +8,7 @@ from cluster.console import RunConsole, clock, errors_table, print_plan
 from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
 from cluster.job import job_metadata
+from cluster.network import keep_facts
 from cluster.paths import absolute_location
 from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
 from cluster.preflight.run import plan_for_cluster, preflight, report
@@ -89,6 +90,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
     run.open()
     start = run.to_go_on_from(lambda text: print(f"note: {text}", flush=True))
     _check_start(run, start)
+    keep_facts(run.path, run.config)
     started = time.monotonic()
     with (
         RunConsole(plan.program().total_steps, quiet=quiet) as console,

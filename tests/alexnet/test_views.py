@@ -91,3 +91,19 @@ def of_column(rank: int) -> Tensor:
 def test_two_columns_find_the_same() -> None:
     for sums in run_ranks(of_column, 2):
         torch.testing.assert_close(sums, expected("centre"), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("mean", ["centre", "position", "channel"])
+def test_probabilities_by_the_centre_are_those_of_plain_testing(mean: str) -> None:
+    model = AlexNet(NETWORK, seed=3).double()
+    settings = dataclasses.replace(Augment(), mean=mean)  # type: ignore[arg-type]
+    step = Step(model, Preprocess(settings, statistics(), CROP).double(), None, None)
+    crops, offsets = images().numpy()[:, 3 : 3 + CROP, 3 : 3 + CROP], np.full((IMAGES, 2), 3)
+    pixels = reference.preprocessed(crops, statistics().mean_SSC, offsets, mean=mean)
+    plain = reference.Reference(NETWORK)
+    plain.copy_weights(model.parameter_layers())
+    with torch.no_grad():
+        expected = plain.eval()(torch.from_numpy(pixels), {}).softmax(dim=1)
+    found = step.probabilities(images(), 1)
+    # The mean image is float32's, and so is the mean colour that is taken of it.
+    torch.testing.assert_close(found, expected, rtol=1e-7 if mean == "channel" else 1e-12, atol=0)

@@ -17,3 +17,15 @@ def undisturbed(folder: Path) -> Run:
     run = Run(folder, "undisturbed")
     assert run.finish() == 0, run.text
     return run
+
+
+@pytest.fixture(scope="session")
+def bold(undisturbed: Run, folder: Path) -> Run:
+    """A run of one small step, whose network is sure of itself, mostly wrongly: its answers differ from picture to picture."""
+    network = {"activation": "tanh", "convs.conv2.init_bias": 0, "classifier.init_std": 1.0, "denses.fc5.init_std": 0.3}
+    network |= {"convs.conv1.init_std": 0.5, "convs.conv3.init_std": 0.3, "convs.conv4.init_std": 0.3}
+    settings = [f"network.{name}={value}" for name, value in network.items()]
+    rates = ["schedule.stages.0.weights=1e-6", "schedule.stages.0.biases=1e-6"]
+    run = Run(folder, "bold", "train.steps=1", "train.seed=5", *settings, *rates)
+    assert run.finish() == 0, run.text
+    return run

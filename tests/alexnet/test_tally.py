@@ -1,0 +1,78 @@
+"""Errors from probabilities: compared with counts by hand, in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.tally import Tally, weighted_mean
+
+CLASSES, IMAGES = 7, 60
+
+
+def probabilities(seed: int) -> np.ndarray:
+    logits = np.random.default_rng(seed).normal(0, 1, (IMAGES, CLASSES))
+    exponentials: np.ndarray = np.exp(logits)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+LABELS = np.random.default_rng(9).integers(0, CLASSES - 1, IMAGES)  # the last class has no images
+
+
+def tally(values: np.ndarray, batch: int = 13) -> Tally:
+    found = Tally(CLASSES, torch.device("cpu"))
+    for start in range(0, IMAGES, batch):
+        some = slice(start, start + batch)
+        found.add(torch.from_numpy(values[some]), torch.from_numpy(LABELS[some]))
+    return found
+
+
+def test_errors_and_loss() -> None:
+    values = probabilities(0)
+    order = np.argsort(-values, axis=1)
+    found = tally(values).errors()
+    assert found["images"] == IMAGES
+    assert found["top1_error"] == pytest.approx((order[:, 0] != LABELS).mean(), abs=1e-15)
+    assert found["top5_error"] == pytest.approx((order[:, :5] != LABELS[:, None]).all(axis=1).mean(), abs=1e-15)
+    assert 0 < found["top5_error"] < found["top1_error"] < 1
+    assert found["loss"] == pytest.approx(-np.log(values[np.arange(IMAGES), LABELS]).mean(), rel=1e-12)
+    assert found["mean_log_probability"] == -found["loss"]
+
+
+def test_by_class_and_what_is_taken_for_what() -> None:
+    values = probabilities(1)
+    order = np.argsort(-values, axis=1)
+    found = tally(values)
+    taken = np.zeros((CLASSES, CLASSES), int)
+    for label, guess in zip(LABELS, order[:, 0], strict=True):
+        taken[label, guess] += 1
+    assert (found.taken_CC.numpy() == taken).all()
+    classes = found.by_class()
+    for number in range(CLASSES - 1):
+        mine = order[number == LABELS]
+        assert classes[number]["images"] == len(mine)
+        assert classes[number]["top1_error"] == pytest.approx((mine[:, 0] != number).mean(), abs=1e-15)
+        assert classes[number]["top5_error"] == pytest.approx((mine[:, :5] != number).all(axis=1).mean(), abs=1e-15)
+        other, count = classes[number]["most_taken_for"]
+        wrong = np.bincount(mine[:, 0], minlength=CLASSES)
+        wrong[number] = 0
+        assert count == wrong.max() == wrong[other] > 0
+    assert classes[-1] == {"images": 0, "top1_error": None, "top5_error": None, "most_taken_for": None}
+
+
+def test_a_network_that_says_the_same_of_all_classes_is_right_about_the_first_alone() -> None:
+    found = tally(np.full((IMAGES, CLASSES), 1 / CLASSES))
+    assert [one["top1_error"] for one in found.by_class()[:-1]] == [0.0, *[1.0] * (CLASSES - 2)]
+    assert found.errors()["loss"] == pytest.approx(np.log(CLASSES), rel=1e-12)
+
+
+def test_what_is_no_number_counts_as_wrong() -> None:
+    assert tally(np.full((IMAGES, CLASSES), np.nan)).errors()["top5_error"] == 1.0
+
+
+def test_weighted_mean() -> None:
+    members = [torch.from_numpy(probabilities(seed)) for seed in range(3)]
+    found = weighted_mean(members, [1, 1, 2])
+    expected = (members[0] + members[1] + 2 * members[2]) / 4
+    torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
+    assert torch.equal(weighted_mean([members[0]] * 2, [1.0, 1.0]), members[0])
+    assert torch.equal(weighted_mean(members, [0.0, 5.0, 0.0]), members[1])

@@ -1,0 +1,185 @@
+"""Several networks, and errors by class: compared with plain PyTorch's probabilities and with the errors that actors find."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cluster import evaluate
+from cluster.network import load_run
+from configs.loader import load, save
+from tests import reference
+from tests.cluster.runs import Run
+from tests.cluster.test_bad_input import refused
+from workers.data.dataset import Dataset
+from workers.data.manifest import Manifest
+
+# As in tests/alexnet: more threads would only wait for each other.
+torch.set_num_threads(1)
+
+
+def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *command: str | Path) -> dict[str, Any]:
+    """The JSON of an evaluation, started where the runs' data.path leads to the data set."""
+    monkeypatch.chdir(folder)
+    out = tmp_path / "errors.json"
+    assert evaluate.main([*map(str, command), "--json", str(out)]) == 0
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def plain_probabilities(run: Path, dataset: Dataset, ten: bool) -> np.ndarray:
+    """[images, classes], by the tests' own network, preprocessing and views, in float64."""
+    loaded = load_run(run)
+    model = reference.Reference(loaded.network)
+    model.copy_weights(loaded.model.parameter_layers())
+    stored = np.zeros((len(dataset), 28, 28, 3), np.uint8)
+    for row, image in enumerate(stored):
+        dataset.decode_into(row, image)
+    places = [(2, 2)] if not ten else [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    views = []
+    for y, x in places:
+        for mirrored in (False, True) if ten else (False,):
+            images = reference.preprocessed(
+                stored[:, y : y + 24, x : x + 24],
+                np.load(run / "mean.npy"),
+                np.full((len(stored), 2), (y, x)),
+                mean="centre",
+                mirror_B=np.full(len(stored), mirrored),
+                scale=1 / 64,
+            )
+            with torch.no_grad():
+                views.append(model.eval()(torch.from_numpy(images), {}).softmax(dim=1).numpy())
+    mean: np.ndarray = np.mean(views, axis=0)
+    return mean
+
+
+def errors_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    order = np.argsort(-probabilities, axis=1)
+    return {
+        "top1_error": float((order[:, 0] != labels).mean()),
+        "top5_error": float((order[:, :5] != labels[:, None]).all(axis=1).mean()),
+        "mean_log_probability": float(np.log(probabilities[np.arange(len(labels)), labels]).mean()),
+    }
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_members_and_ensemble_are_those_of_plain_probabilities(
+    undisturbed: Run, bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, views: int
+) -> None:
+    runs = [bold.folder, undisturbed.folder]
+    found = evaluated(folder, monkeypatch, tmp_path, *runs, "--views", str(views), "--weights", "1,3")
+    dataset = Dataset(folder / "data" / "small", "validation")
+    labels = dataset.labels
+    plain = [plain_probabilities(run, dataset, views == 10) for run in runs]
+    for told, probabilities in (*zip(found["members"], plain, strict=True), (found, 0.25 * plain[0] + 0.75 * plain[1])):
+        assert told["images"] == len(labels)
+        for name, value in errors_of(probabilities, labels).items():
+            # Probabilities in float32, against float64.
+            assert told[name] == pytest.approx(value, abs=1e-5), name
+    # What is compared differs from one to the other by far more than that.
+    losses = [found["loss"], *(member["loss"] for member in found["members"])]
+    assert min(abs(one - other) for n, one in enumerate(losses) for other in losses[:n]) > 1e-3
+    assert [member["weight"] for member in found["members"]] == [1.0, 3.0]
+
+
+def test_a_network_beside_itself_is_itself_and_what_its_columns_found(
+    bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    newest = max((bold.folder / "checkpoints").glob("step-*"))
+    found = evaluated(folder, monkeypatch, tmp_path, bold.folder, newest)
+    expected = bold.result()["validation"]
+    for told in (found, *found["members"]):
+        assert (told["top1_error"], told["top5_error"]) == (expected["top1_error"], expected["top5_error"])
+        assert told["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert told["loss"] == found["loss"]
+
+
+def test_by_class_and_confusion(
+    bold: Run,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    picture = tmp_path / "confusion.png"
+    found = evaluated(folder, monkeypatch, tmp_path, bold.folder, "--by-class", "--confusion", picture)
+    told = capsys.readouterr().out
+    dataset = Dataset(folder / "data" / "small", "validation")
+    order = np.argsort(-plain_probabilities(bold.folder, dataset, False), axis=1)
+    classes = found["by_class"]
+    assert [one["class"] for one in classes] == list(dataset.manifest.classes)
+    for number, one in enumerate(classes):
+        mine = order[dataset.labels == number]
+        assert (one["images"], one["top1_error"]) == (21, pytest.approx((mine[:, 0] != number).mean()))
+        assert one["top5_error"] == pytest.approx((mine[:, :5] != number).all(axis=1).mean())
+        wrong = np.bincount(mine[:, 0], minlength=10)
+        wrong[number] = 0
+        assert one["most_taken_for"]["images"] == wrong.max()
+        assert one["class"] in told
+    assert np.mean([one["top1_error"] for one in classes]) == pytest.approx(found["top1_error"])
+    assert "most often taken for" in told and str(picture) in told
+    with Image.open(picture) as image:
+        assert image.format == "PNG" and min(image.size) > 500
+        assert len(image.convert("RGB").getcolors(2**20) or []) > 20
+
+
+def test_different_validation_sets_are_refused(
+    bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    data = shutil.copytree(folder / "data" / "small", tmp_path / "other-data")
+    other = shutil.copytree(bold.folder, tmp_path / "other")
+    save(load(other / "config.yaml", [f"data.path={data}"]), other / "config.yaml")
+    # The same images at another place are the same.
+    assert evaluate.main([str(bold.folder), str(other)]) == 0
+    capsys.readouterr()
+    manifest = Manifest.load(data)
+    validation = manifest.splits["validation"]
+    shard = Manifest.load(data).splits["train"].shards[0]
+    changed = dataclasses.replace(validation, shards=(*validation.shards, shard), rows=validation.rows + shard.rows)
+    dataclasses.replace(manifest, splits={**manifest.splits, "validation": changed}).write(data)
+    told = refused(capsys, [str(bold.folder), str(other)], module=evaluate)
+    assert "have different validation sets" in told and "data.path=" in told
+    # One data set for all, whatever their configs say.
+    assert evaluate.main([str(bold.folder), str(other), f"data.path={folder / 'data' / 'small'}"]) == 0
+
+
+def test_other_classes_are_refused(
+    bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    other = shutil.copytree(bold.folder, tmp_path / "other")
+    file = other / "preprocess.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "classes": content["classes"][::-1]}))
+    told = refused(capsys, [str(bold.folder), str(other)], module=evaluate)
+    assert f"{other} was trained on other classes" in told
+
+
+def test_bad_input(
+    bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    run = str(bold.folder)
+    for command, words in (
+        ([run, run, "--weights", "1"], "--weights has 1 numbers for 2 networks"),
+        ([run, run, "--weights", "0,0"], "--weights are all 0"),
+        ([run, str(tmp_path)], f"{tmp_path} is not the folder of a run"),
+        ([run, run, "--address", "auto"], "--address is for one run"),
+        ([run, run, "--checkpoint", run], "--checkpoint is for one run"),
+        ([run, "--by-class", "--json", "errors.txt"], "does not end in .json"),
+        ([run, "--confusion", "confusion.jpg"], "must end in .png"),
+        ([run, "--confusion", str(tmp_path / "none" / "c.png")], "there is no folder"),
+        ([run, run, "data.path=nowhere"], "no data set at nowhere"),
+        ([run, run, "network.clases=3"], "no such setting"),
+    ):
+        assert words in refused(capsys, command, module=evaluate)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([run, run, "--weights", "1,-1"])
+    assert ended.value.code == 2
