@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,12 @@ class Run:
             assert self.process.poll() is None, f"ended before step {step}:\n{self.text}"
             assert time.monotonic() < end, f"no step {step} within {seconds} s:\n{self.text}"
             time.sleep(0.05)
+
+    def wait_for(self, ready: Callable[[], bool], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert self.process.poll() is None and time.monotonic() < end, self.text
+            time.sleep(0.1)
 
     def last_step(self) -> int:
         log = self.folder / "log.jsonl"

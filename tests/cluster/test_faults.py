@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,10 +112,7 @@ def test_a_lost_node_leaves_fewer_replicas_and_a_new_one_brings_them_back(
     run = Run(folder, "elastic", arguments=arguments)
     run.wait_for_step(6)
     nodes.remove_node(second, allow_graceful=False)
-    end = time.monotonic() + 90
-    while len(entries(run, "attempt")) < 2:
-        assert run.process.poll() is None and time.monotonic() < end, run.text
-        time.sleep(0.1)
+    run.wait_for(lambda: len(entries(run, "attempt")) == 2)
     run.wait_for_step(entries(run, "attempt")[1]["step"] + 4)
     nodes.add_node(num_cpus=2, node_ip_address="127.0.0.1")
     assert run.finish() == 0, run.text
@@ -124,3 +123,41 @@ def test_a_lost_node_leaves_fewer_replicas_and_a_new_one_brings_them_back(
     # The same images at every step, in float32 sums of another order.
     assert max(abs(losses[step] - theirs[step]) for step in theirs) < 1e-4
     assert losses.keys() == set(range(1, 61))
+
+
+def test_a_node_that_is_to_be_taken_away_is_left_in_time(undisturbed: Run, folder: Path, nodes: Cluster) -> None:
+    places = [nodes.add_node(num_cpus=3, node_ip_address="127.0.0.1") for _ in range(2)]
+    arguments = (str(SMALL), "name=drained", "--address", nodes.address, "fault.max_failures=0", "train.steps=400")
+    run = Run(folder, "drained", arguments=arguments)
+    run.wait_for_step(10)
+    [used] = {
+        node for node, free in _free_cpus(nodes.address).items() if free < 3 and node in {p.node_id for p in places}
+    }
+    command = ["drain-node", "--address", nodes.address, "--node-id", used, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command += ["--reason-message", "the spot market", "--deadline-remaining-seconds", "120"]
+    subprocess.run([Path(sys.executable).with_name("ray"), *command], check=True, capture_output=True)
+    run.wait_for(lambda: len(entries(run, "attempt")) == 2)
+    assert "is being drained; starting again" in run.text
+    run.wait_for_step(entries(run, "attempt")[1]["step"] + 1)
+    assert _free_cpus(nodes.address)[used] == 3
+    run.interrupt()
+    assert run.finish(60) == 130, run.text
+    assert entries(run, "failure") == []
+    # Nothing was computed twice: it stopped at a step and saved.
+    steps = [report["step"] for report in entries(run, "train")]
+    assert steps == list(range(1, len(steps) + 1))
+    losses = {report["step"]: report["loss"] for report in entries(undisturbed, "train")}
+    ours = {report["step"]: report["loss"] for report in entries(run, "train")}
+    assert {step: ours[step] for step in losses} == losses
+
+
+def _free_cpus(address: str) -> dict[str, float]:
+    """Of each living node, by id."""
+    ask = f"import json, ray; ray.init({address!r}, logging_level=50, log_to_driver=False); "
+    ask += "free = ray._private.state.available_resources_per_node(); "
+    ask += (
+        "print(json.dumps({n['NodeID']: free.get(n['NodeID'], {}).get('CPU', 0) for n in ray.nodes() if n['Alive']}))"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
