@@ -8,13 +8,13 @@ of float32 sums that are taken in another order.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.class_errors import check_picture, class_tables, draw_confusion
 from cluster.console import errors_table, print_plan, progress
-from cluster.network import Device, LoadedNetwork, find_run, load_run
+from cluster.network import LoadedNetwork, find_run, load_run
 from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
 from configs.errors import UserError
 from configs.loader import load
@@ -54,14 +54,10 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
         check_picture(wanted.confusion)
     configs = [load(find_run(run)[0] / "config.yaml", settings) for run in runs]
     manifest = _shared_manifest(runs, configs)
-    if configs[0].data.verify_checksums:
-        from cluster.dataset import verify
-
-        verify(configs[0])
+    _verify(configs[0].data, manifest)
     networks = []
     for run, config in zip(runs, configs, strict=True):
-        device: Device = config.cluster.device
-        networks.append(load_run(run, settings, device=device))
+        networks.append(load_run(run, settings, device=configs[0].cluster.device))
         if networks[-1].class_names != manifest.classes:
             raise UserError(
                 f"{run} was trained on other classes than those of {config.data.path}, or in another order; they can be tested "
@@ -103,6 +99,17 @@ def validation_fingerprint(manifest: "Manifest") -> str:
     shards = [(shard.rows, shard.sha256) for shard in manifest.splits["validation"].shards]
     content = [manifest.image_size, manifest.encoding, list(manifest.classes), shards]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _verify(data: "Data", manifest: "Manifest") -> None:
+    """Check the checksums of the validation shards, unless they come from a URL: then that is done as they arrive."""
+    from workers.data.dataset import verify_checksums
+    from workers.data.storage import is_url
+
+    if data.verify_checksums and not is_url(data.path):
+        alone = replace(manifest, splits={"validation": manifest.splits["validation"]})
+        with progress("checksums", scale=1e6, unit="MB") as show:
+            verify_checksums(data.path, alone, show)
 
 
 def _test(

@@ -1,6 +1,8 @@
 """`python -m cluster.predict`: what a trained network takes pictures for. In one process, without Ray."""
 
 import argparse
+import os
+import signal
 import sys
 
 from cluster.entry import run_entry
@@ -51,10 +53,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--exif-orientation", action="store_true", help="turn photos as their EXIF data says (default: as stored)")
     add("--data", metavar="DIR", help="the data set, if the run's folder does not keep its class names")
     args = parser.parse_args(argv)
+    return run_entry(lambda: _predict(args))
+
+
+def _predict(args: argparse.Namespace) -> int:
     from cluster.prediction import run_prediction
 
-    return run_entry(
-        lambda: run_prediction(
+    try:
+        return run_prediction(
             args.network,
             args.pictures,
             views=args.views,
@@ -65,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
             apply_orientation=args.exif_orientation,
             data=args.data,
         )
-    )
+    except BrokenPipeError:  # whoever read the output has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def run_prediction(
     """
     to_file = json_file is not None and json_file != "-"
     if json_file is not None and to_file:
+        if not json_file.endswith(".json"):  # a picture named behind --json must not be written over
+            raise UserError(f"--json {json_file} does not end in .json; put pictures before --json, or write --json=-")
         check_json_file(json_file)
     files = find_pictures(pictures)
     loaded = load_network(network, [] if data is None else [f"data.path={data}"], device=device)
@@ -186,9 +188,7 @@ def printable(file: Path) -> str:
 
 
 def check_json_file(file: str) -> None:
-    """Raises UserError if JSON cannot go there; before anything long. A picture named after --json must not be written over."""
-    if not file.endswith(".json"):
-        raise UserError(f"--json {file} does not end in .json; put pictures before --json, or write --json=-")
+    """Raises UserError if JSON cannot go there; before anything long."""
     if not Path(file).absolute().parent.is_dir():
         raise UserError(f"--json {file} cannot be written: there is no such folder")
 

@@ -80,13 +80,9 @@ def test_damage_is_told_with_the_way_out(place: Path, tmp_path: Path, damage: st
     elif damage == "mean of numbers":
         np.save(mean, np.float32(3))
     else:
-        cases: dict[str, dict[str, object]] = {
-            "size": {"image_size": 41},
-            "version": {"version": 2},
-            "encoding": {"encoding": "gif"},
-        }
-        changed = cases[damage]
-        file.write_text(json.dumps({**content, **changed}))
+        changed = {"size": ("image_size", 41), "version": ("version", 2), "encoding": ("encoding", "gif")}
+        name, value = changed[damage]
+        file.write_text(json.dumps({**content, name: value}))
     with pytest.raises(UserError, match=r"preprocess\.json.*damaged.*restore them from a copy"):
         DataFacts.load(tmp_path)
 
