@@ -43,6 +43,8 @@ class RunFolder:
         self.checkpoints = place_of(config, self.path)
         """Where they lie: an absolute folder, or a URL."""
         self.log = self.path / "log.jsonl"
+        self._saved: str | None = None
+        """The last checkpoint that was reported."""
 
     def result(self) -> dict[str, Any] | None:
         """Of the last time that the run came to the end of its program; None if it never did."""
@@ -110,6 +112,8 @@ class RunFolder:
 
     def newest_in_words(self) -> str:
         """The newest checkpoint's folder, or why there is none to name."""
+        if self._saved is not None and is_url(self.checkpoints):
+            return self._saved  # an object store that was just lost would be asked for half a minute
         try:
             found = self.latest()
         except (OSError, UserError) as error:
@@ -117,6 +121,9 @@ class RunFolder:
         return found.folder if found else "none"
 
     def write_log(self, entry: Mapping[str, Any]) -> None:
+        """Add a report to the log."""
+        if entry["kind"] == "checkpoint":
+            self._saved = str(entry["folder"])
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 

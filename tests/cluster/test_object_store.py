@@ -18,7 +18,7 @@ def test_one_copy_of_each_batch_inside_the_planned_window(undisturbed: Run, fold
     with ray_session(None, num_cpus=4, object_store_bytes=plan.object_store_bytes) as ray, WorkerGroup(plan) as group:
         from ray._private.internal_api import memory_summary
 
-        running = group.train(tmp_path, None)
+        running = group.train(str(tmp_path), None)
         address = ray.get_runtime_context().gcs_address
         while ray.wait(running, num_returns=len(running), timeout=0.02)[1]:
             told = memory_summary(address, stats_only=True)
