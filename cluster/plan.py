@@ -92,7 +92,6 @@ class Plan:
     @property
     def actor_bytes(self) -> int:
         """The most memory of one column process, on CPUs; on a GPU, of what it keeps there."""
-        parameters = sum(self.column_parameters(column) for column in range(self.mesh.columns_per_process))
         whole = memory.of_column(
             self.config,
             self.table,
@@ -100,7 +99,28 @@ class Plan:
             self.mesh.columns_per_process,
             self.mesh.processes_per_replica,
         )
-        return 3 * FLOAT_BYTES * parameters + (whole.on_cpu if self.mesh.device == "cpu" else whole.tensors)
+        stays = 3 * FLOAT_BYTES * self._process_parameters
+        on_cpu = self.checkpoint_copy_bytes + whole.on_cpu
+        return stays + (on_cpu if self.mesh.device == "cpu" else whole.tensors)
+
+    @property
+    def checkpoint_copy_bytes(self) -> int:
+        """Of the copy of weights and momentum that a column process of replica 0 saves from, in host memory."""
+        return 2 * FLOAT_BYTES * self._process_parameters
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Of one checkpoint: weights and momentum of the whole network."""
+        return 2 * FLOAT_BYTES * self.parameters
+
+    @property
+    def most_checkpoints(self) -> int:
+        """That are there at a time: those that are kept, and one that is being saved."""
+        return self.config.checkpoint.keep + self.config.checkpoint.keep_best + 1
+
+    @property
+    def _process_parameters(self) -> int:
+        return sum(self.column_parameters(column) for column in range(self.mesh.columns_per_process))
 
     @property
     def cpus(self) -> float:
@@ -254,7 +274,15 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         (
             "memory",
             f"about {_mb(plan.actor_bytes)} per column worker"
-            + (" on its GPU, beside CUDA itself" if mesh.device == "cuda" else ", libraries included"),
+            + (
+                f" on its GPU, beside CUDA itself, and {_mb(plan.checkpoint_copy_bytes)} of host memory for checkpoints"
+                if mesh.device == "cuda"
+                else ", libraries included"
+            ),
+        ),
+        (
+            "checkpoints",
+            f"{_mb(plan.checkpoint_bytes)} each, at most {plan.most_checkpoints} at a time; {_often(config)}",
         ),
         (
             "object store",
@@ -287,6 +315,11 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
 def _precision(plan: Plan) -> str:
     wanted = plan.config.compute.precision
     return "fp32 (tf32 is for GPUs)" if wanted == "tf32" and plan.mesh.device == "cpu" else wanted
+
+
+def _often(config: Config) -> str:
+    every = config.checkpoint.every_steps
+    return (f"every {every:,} steps, " if every else "") + "after each evaluation, when stopped, and at the end"
 
 
 def _sides(layer: Layer) -> list[int]:

@@ -97,6 +97,8 @@ class Reporting:
         """Take a report of rank 0."""
         if report["kind"] == "train":
             report = {**report, "feeds": [dict(feed) for feed in self.feeds]}
+        if report["kind"] == "checkpoint":
+            self._run.saved = report["folder"]
         self._step = report["step"]
         self.totals.add(report)
         self._give(report)

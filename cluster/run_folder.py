@@ -47,6 +47,8 @@ class RunFolder:
         """Where they lie: an absolute folder, or a URL."""
         self.log = self.path / "log.jsonl"
         self.events = self.path / "events"
+        self.saved: str | None = None
+        """The last checkpoint that was reported."""
 
     def result(self) -> dict[str, Any] | None:
         """Of the last time that the run came to the end of its program; None if it never did."""
@@ -123,6 +125,8 @@ class RunFolder:
 
     def newest_in_words(self) -> str:
         """The newest checkpoint's folder, or why there is none to name."""
+        if self.saved is not None and is_url(self.checkpoints):
+            return self.saved  # an object store that was just lost would be asked for half a minute
         try:
             found = self.latest()
         except (OSError, UserError) as error:

@@ -138,34 +138,39 @@ class Saver:
 
     def _run(self, state: dict[str, Any], seconds: dict[str, float], began: float) -> None:
         try:
-            folder, notes = self._save(state)
+            folder = self._commit(state)
+            seconds["commit_seconds"] = time.perf_counter() - began
+            self._reports.put(
+                {"kind": "checkpoint", "step": state["step"], "folder": f"{self._store.name}/{folder}", **seconds}
+            )
+            if self._rank == 0:
+                self._prune(state["step"], folder)
         except BaseException as error:  # it is raised again where the loop waits for it
             self._error = error
-            return
-        seconds["commit_seconds"] = self._committed_at - began
-        self._reports.put({"kind": "checkpoint", "step": state["step"], "folder": folder, **seconds})
-        for note in notes:
-            self._reports.put({"kind": "warning", "step": state["step"], "text": note})
 
-    def _save(self, state: dict[str, Any]) -> tuple[str, list[str]]:
-        """Returns the checkpoint's folder, and what people should be told."""
+    def _commit(self, state: dict[str, Any]) -> str:
+        """Returns the name of the folder in which the step is committed."""
         name, store = Name(step=state["step"], evaluated=state["evaluated"], attempt=self._attempt), self._store
-        folder, notes = str(name), list[str]()
-        there = self._on_rank_0(lambda: self._committed_as(name))
-        if there is None:
-            self._on_rank_0(lambda: store.prepare(folder))
-            try:
-                files = self._together(lambda: self._write(folder))
-                self._on_rank_0(lambda: store.commit(folder, self._content(state, files)))
-            except OSError:
-                if self._rank == 0:
-                    store.discard(folder)
-                raise
-        self._committed_at = time.perf_counter()
-        if self._rank == 0 and there is None:
-            keep, best = self._settings.keep, self._settings.keep_best
-            prune(self._place, folder, keep=keep, keep_best=best, attempt=self._attempt, say=notes.append)
-        return f"{store.name}/{there or folder}", notes
+        there: str | None = self._on_rank_0(lambda: self._committed_as(name))
+        if there is not None:
+            return there
+        folder = str(name)
+        self._on_rank_0(lambda: store.prepare(folder))
+        try:
+            files = self._together(lambda: self._write(folder))
+            self._on_rank_0(lambda: store.commit(folder, self._content(state, files)))
+        except OSError:
+            if self._rank == 0:
+                store.discard(folder)
+            raise
+        return folder
+
+    def _prune(self, step: int, newest: str) -> None:
+        def say(note: str) -> None:
+            self._reports.put({"kind": "warning", "step": step, "text": note})
+
+        keep, best = self._settings.keep, self._settings.keep_best
+        prune(self._place, newest, keep=keep, keep_best=best, attempt=self._attempt, say=say)
 
     def _committed_as(self, name: Name) -> str | None:
         """The folder in which the step is committed already."""

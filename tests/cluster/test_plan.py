@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.memory import of_column
 from cluster.plan import DatasetSize, Plan, choose_mesh, describe, make_plan
 from configs.errors import UserError
 from configs.loader import built_in, load
@@ -200,9 +201,13 @@ def test_object_store_has_room_for_all_windows_three_times() -> None:
 
 @pytest.mark.parametrize(("gpus", "parameters"), [(2, 30_482_612), (1, 60_965_224)])
 def test_memory_of_weights(gpus: int, parameters: int) -> None:
-    """Weights, gradients and momentum, 4 bytes each, stay when the batch goes; the rest grows with the images."""
-    one, two = (plan(f"train.batch_size={images}", gpus=gpus).actor_bytes for images in (1, 2))
-    assert one - (two - one) == 12 * parameters
+    """Weights, gradients and momentum, 4 bytes each, stay when the batch goes; the rest grows with the images. What checkpoints
+    are saved from, weights and momentum once more, lies in host memory."""
+    one, two = (plan(f"train.batch_size={images}", gpus=gpus) for images in (1, 2))
+    assert one.checkpoint_copy_bytes == two.checkpoint_copy_bytes == 8 * parameters
+    assert f"{8 * parameters / 1e6:,.1f} MB of host memory for checkpoints" in said(one)["memory"]
+    more = two.actor_bytes - one.actor_bytes
+    assert one.actor_bytes - more == 12 * parameters
     # Every activation of the layers, at least once: 55*55*96 and so on, for the maps that the process owns.
     sides = {
         "conv1": 55 * 55 * 96,
@@ -212,7 +217,33 @@ def test_memory_of_weights(gpus: int, parameters: int) -> None:
         "conv5": 13 * 13 * 256,
     }
     owned = sum(sides.values()) * 4 // (2 if gpus == 2 else 1)
-    assert owned < two - one < 10 * owned
+    assert owned < more < 10 * owned
+
+
+def test_memory_of_a_process_on_cpus_holds_the_copy_too() -> None:
+    cpu = plan("cluster.device=cpu")
+    assert cpu.checkpoint_copy_bytes == 8 * 30_482_612
+    without = cpu.actor_bytes - cpu.checkpoint_copy_bytes
+    whole = of_column(cpu.config, cpu.table, cpu.images_per_replica, 1, 2)
+    assert without == 12 * 30_482_612 + whole.on_cpu
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            [],
+            "487.7 MB each, at most 4 at a time; every 2,000 steps, after each evaluation, when stopped, and at the end",
+        ),
+        (
+            ["checkpoint.keep=5", "checkpoint.keep_best=false", "checkpoint.every_steps=null"],
+            "487.7 MB each, at most 6 at a time; after each evaluation, when stopped, and at the end",
+        ),
+    ],
+)
+def test_room_for_checkpoints(settings: list[str], words: str) -> None:
+    """60,965,224 parameters and their momentum, 4 bytes each."""
+    assert said(plan(*settings))["checkpoints"] == words
 
 
 def test_cpus() -> None:

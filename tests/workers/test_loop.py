@@ -3,6 +3,7 @@
 Steps are played, because their mathematics is tested elsewhere; program, meters, checkpoints and the process group are real.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from alexnet.exchange import ColumnExchange
 from alexnet.schedule import make_schedule
 from configs.loader import load
 from tests.workers.columns import make
-from workers import meters
+from workers import meters, saving
 from workers.checkpoint import Checkpoint
 from workers.checkpoint_list import committed
 from workers.loop import Loop
@@ -58,6 +59,7 @@ class Started:
         loss: float = 2.0,
         start: Checkpoint | None = None,
         every_steps: int | None = None,
+        attempt: int = 1,
         stop: Callable[[PlayedStep], bool] = lambda step: False,
     ) -> None:
         config = load(None, ["train.report_every_steps=3", "train.batch_size=4"])
@@ -85,6 +87,7 @@ class Started:
             report=self.reports.append,
             asked_to_stop=lambda: stop(self.step),
             start=start,
+            attempt=attempt,
         )
 
     def said(self) -> list[tuple[str, int]]:
@@ -193,3 +196,63 @@ def test_exchange_of_an_evaluation_is_no_part_of_the_next_steps(
     assert [report["exchange_wait"] for report in run.reports if report["kind"] == "train"] == [0.5] * 4
     # Three tests of two seconds each; checkpoints take time that is no part of either.
     assert [report["took_seconds"] for report in run.reports if report["kind"] == "evaluation"] == [6.0] * 3
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, seconds: float, fails: bool = False) -> None:
+    """Every file of a checkpoint takes this long, and then fails if `fails`."""
+    working = saving.save_file
+
+    def write(*arguments: Any) -> None:
+        time.sleep(seconds)
+        if fails:
+            raise OSError(28, "No space left on device")
+        working(*arguments)
+
+    monkeypatch.setattr(saving, "save_file", write)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["while it trains", "when all is done"])
+def test_a_save_that_fails_ends_the_run(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    slow(monkeypatch, seconds, fails=True)
+    run = Started(tmp_path, alone)
+    with pytest.raises(OSError, match="No space left on device"):
+        run.loop.train()
+    assert committed(str(tmp_path)) == [] and run.saved() == []
+
+
+def test_training_goes_on_while_it_is_saved_and_nothing_is_finished_before_it(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, 0.3)
+    run = Started(tmp_path, alone)
+    assert run.loop.train()[0] == "finished"
+    assert [found.step for found in committed(str(tmp_path))] == [4, 6]
+    kinds = [(report["kind"], report["step"]) for report in run.reports]
+    assert kinds.index(("train", 3)) < kinds.index(("checkpoint", 2)), "training waited for the first save"
+    assert kinds[-1] == ("checkpoint", 6)
+
+
+def test_divergence_lets_the_save_under_way_come_to_its_end(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being saved is from before it."""
+    slow(monkeypatch, 0.3)
+    run = Started(tmp_path, alone, every_steps=1)
+    train = run.step.train
+
+    def diverges(batch: object, rates: object, *, part: int, parts: int) -> Tensor:
+        run.step.loss = float("nan") if run.step.trained >= 1 else 2.0
+        return train(batch, rates, part=part, parts=parts)
+
+    monkeypatch.setattr(run.step, "train", diverges)
+    with pytest.raises(FloatingPointError, match="at step 2: training has diverged"):
+        run.loop.train()
+    assert [found.step for found in committed(str(tmp_path))] == run.saved() == [1]
+
+
+def test_the_attempt_is_part_of_the_name(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    Started(tmp_path, alone, attempt=3).loop.train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004-a3", "step-00000006-a3"]
+    assert committed(str(tmp_path))[-1].state["config"]["name"] == "demo", "a checkpoint stands alone"
