@@ -78,7 +78,7 @@ def check_joined(ray: Any, wanted: int | None, nodes: Sequence[Node]) -> list[Re
         ]
     if len(nodes) >= wanted:
         return [Result(name="nodes", state="ok", what=f"{len(nodes)} joined of {wanted} asked for ({_names(nodes)})")]
-    if len(nodes) == 1 and nodes[0].address == "127.0.0.1":
+    if len(ray.nodes()) == 1 and nodes[0].address == "127.0.0.1":
         return [
             Result(
                 name="nodes",
