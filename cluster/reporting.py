@@ -102,7 +102,6 @@ class Reporting:
         self._step = report["step"]
         self.totals.add(report)
         self._give(report)
-        self._console.report(report)
 
     def note(self, text: str) -> None:
         """Take a line that people should read once."""
@@ -131,6 +130,7 @@ class Reporting:
         with self._lock:
             report = {**report, "time": time.time()}
             self._sinks.report(report)
+            self._console.report(report)
             self._say(self._watch.hear(report))
 
     def _look(self) -> None:
