@@ -1,8 +1,9 @@
-"""Cluster files are what Ray and KubeRay take. Nothing here talks to a cloud; see tests/hosts/test_ray_up.py for a cluster that runs.
+"""Cluster files are what Ray and KubeRay take. Nothing here talks to a cloud; tests/hosts/test_ray_up.py runs a cluster.
 
-Checked of kuberay.yaml: apiVersion and kind; that the fields of RayCluster, its groups and autoscaler options, and of the parts of a pod that the
-file uses, are among those of KubeRay 1.6's reference [docs.ray.io, KubeRay CRD API reference]; that required ones are there;
-that rayStartParams are strings and options of `ray start`; that volume mounts have volumes; that replicas lie within their limits.
+Checked of kuberay.yaml: apiVersion and kind; that the fields of RayCluster, its groups and autoscaler options are among
+those of KubeRay's reference [docs.ray.io, KubeRay CRD API reference], and those of pods and containers among the ones
+listed below; that required ones are there; that rayStartParams are strings and options of `ray start`; that volume
+mounts have volumes; that replicas lie within their limits.
 """
 
 import copy
