@@ -1,0 +1,218 @@
+"""Cluster files are what Ray and KubeRay take. Nothing here talks to a cloud; tests/hosts/test_ray_up.py runs a cluster.
+
+Checked of kuberay.yaml: apiVersion and kind; that the fields of RayCluster, its groups and autoscaler options are among
+those of KubeRay's reference [docs.ray.io, KubeRay CRD API reference], and those of pods and containers among the ones
+listed below; that required ones are there; that rayStartParams are strings and options of `ray start`; that volume
+mounts have volumes; that replicas lie within their limits.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from configs.loader import BUILT_IN
+
+ROOT = Path(__file__).parents[2]
+CLUSTERS = BUILT_IN / "clusters"
+RAY_FILES = [ROOT / "ray_cluster.yaml", CLUSTERS / "aws.yaml", CLUSTERS / "gcp.yaml"]
+CONTAINER = {
+    "name",
+    "image",
+    "env",
+    "resources",
+    "volumeMounts",
+    "ports",
+    "lifecycle",
+    "securityContext",
+    "imagePullPolicy",
+}
+POD = {"containers", "volumes", "nodeSelector", "tolerations", "affinity", "serviceAccountName", "imagePullSecrets"}
+GROUP = {"rayStartParams", "template", "resources", "labels"}
+RAY_CLUSTER = {
+    "spec": {
+        "rayVersion",
+        "enableInTreeAutoscaling",
+        "autoscalerOptions",
+        "authOptions",
+        "headGroupSpec",
+        "workerGroupSpecs",
+    }
+    | {"suspend", "managedBy", "headServiceAnnotations", "gcsFaultToleranceOptions", "upgradeStrategy"},
+    "head": GROUP | {"serviceType", "headService", "enableIngress"},
+    "worker": GROUP
+    | {
+        "groupName",
+        "replicas",
+        "minReplicas",
+        "maxReplicas",
+        "numOfHosts",
+        "idleTimeoutSeconds",
+        "suspend",
+        "scaleStrategy",
+    },
+    "autoscalerOptions": {"resources", "image", "imagePullPolicy", "env", "envFrom", "volumeMounts", "securityContext"}
+    | {"idleTimeoutSeconds", "upscalingMode", "version"},
+}
+
+
+def read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return content
+
+
+def check_by_ray(config: dict[str, Any]) -> None:
+    """As `ray up` does before it talks to anyone: the schema first for what is written, then for what Ray makes of it."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config({"cluster_synced_files": [], **copy.deepcopy(config)})
+    validate_config(prepare_config(copy.deepcopy(config)))
+
+
+def ray_start_options() -> set[str]:
+    from ray.scripts.scripts import start
+
+    return {option.removeprefix("--") for parameter in start.params for option in parameter.opts}
+
+
+def problems_of_kuberay(cluster: dict[str, Any]) -> list[str]:
+    found: list[str] = []
+
+    def only(where: str, given: dict[str, Any], known: set[str], required: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        found.extend(f"{where}.{key}: no such field" for key in given if key not in known)
+        found.extend(f"{where}.{key}: is missing" for key in required if key not in given)
+
+    only("", cluster, {"apiVersion", "kind", "metadata", "spec"}, {"metadata", "spec"})
+    if (cluster.get("apiVersion"), cluster.get("kind")) != ("ray.io/v1", "RayCluster"):
+        found.append("is no RayCluster of ray.io/v1")
+    spec = cluster["spec"]
+    only("spec", spec, RAY_CLUSTER["spec"], {"headGroupSpec"})
+    only("autoscalerOptions", spec.get("autoscalerOptions", {}), RAY_CLUSTER["autoscalerOptions"])
+    only("head", spec["headGroupSpec"], RAY_CLUSTER["head"], {"rayStartParams", "template"})
+    for group in spec["workerGroupSpecs"]:
+        only(
+            "worker",
+            group,
+            RAY_CLUSTER["worker"],
+            {"groupName", "rayStartParams", "template", "minReplicas", "maxReplicas"},
+        )
+        if not group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
+            found.append(f"{group['groupName']}: replicas are not within their limits")
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        for option, value in group["rayStartParams"].items():
+            if option not in ray_start_options() or not isinstance(value, str):
+                found.append(f"rayStartParams.{option}: no option of `ray start`, or no string")
+        pod = group["template"]["spec"]
+        only("pod", pod, POD, {"containers"})
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        for container in pod["containers"]:
+            only("container", container, CONTAINER, {"name", "image"})
+            found += [f"no volume {m['name']}" for m in container.get("volumeMounts", []) if m["name"] not in volumes]
+            found += [f"env {e}: no string" for e in container.get("env", []) if not isinstance(e["value"], str)]
+    return found
+
+
+@pytest.mark.parametrize("file", RAY_FILES, ids=lambda file: file.name)
+def test_ray_takes_the_file(file: Path) -> None:
+    check_by_ray(read(file))
+
+
+@pytest.mark.parametrize("file", RAY_FILES, ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ((), "worker_start_commands"),
+        (("auth",), "ssh_key"),
+        (("provider",), None),
+        (("available_node_types", "data"), "max_worker"),
+    ],
+    ids=lambda item: str(item),
+)
+def test_ray_refuses_a_wrong_key(file: Path, path: tuple[str, ...], key: str | None) -> None:
+    from jsonschema import ValidationError
+
+    config = read(file)
+    at = config
+    for step in path:
+        if step not in at:
+            pytest.skip(f"{file.name} has no {step}")
+        at = at[step]
+    if key is None:
+        at.pop("type")
+    else:
+        at[key] = "anything"
+    with pytest.raises((ValidationError, KeyError)):
+        check_by_ray(config)
+
+
+@pytest.mark.parametrize("file", RAY_FILES, ids=lambda file: file.name)
+def test_mounted_files_are_there_and_the_actors_code_is_among_them(file: Path) -> None:
+    mounts = read(file)["file_mounts"]
+    assert {"configs", "alexnet", "workers", "cluster", "pyproject.toml", "constraints.txt"} <= set(mounts.values())
+    assert all(
+        (ROOT / source).exists() and target == f"~/two-column-alexnet/{source}" for target, source in mounts.items()
+    )
+
+
+def test_aws_nodes_are_what_ec2_can_launch() -> None:
+    session = pytest.importorskip(
+        "botocore.session", reason="moto brings botocore, which knows EC2's parameters"
+    ).get_session()
+    from botocore.validate import ParamValidator
+
+    shape = session.get_service_model("ec2").operation_model("RunInstances").input_shape
+    types = read(CLUSTERS / "aws.yaml")["available_node_types"]
+    assert set(types) == {"gpu_head", "gpu_worker", "data"}
+    for node in types.values():
+        request = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
+        assert not ParamValidator().validate(request, shape).has_errors()
+        wrong = {**request, "InstanceMarketOption": {}}
+        assert "InstanceMarketOption" in ParamValidator().validate(wrong, shape).generate_report()
+
+
+def test_kuberay_takes_the_fields() -> None:
+    assert not problems_of_kuberay(read(CLUSTERS / "kuberay.yaml"))
+
+
+def test_wrong_fields_of_kuberay_are_found() -> None:
+    cluster = read(CLUSTERS / "kuberay.yaml")
+    head, data = cluster["spec"]["headGroupSpec"], cluster["spec"]["workerGroupSpecs"][1]
+    cluster["apiVersion"] = "ray.io/v1alpha1"
+    cluster["spec"]["workerGroups"] = []
+    head["rayStartParams"] = {"dashboard_host": "127.0.0.1", "metrics-export-port": 8090}
+    data["maxReplica"] = 3
+    data["replicas"] = 9
+    data["template"]["spec"]["containers"][0]["volumeMount"] = []
+    data["template"]["spec"]["volumes"] = []
+    problems = problems_of_kuberay(cluster)
+    for told in (
+        "is no RayCluster of ray.io/v1",
+        "spec.workerGroups: no such field",
+        "rayStartParams.dashboard_host: no option of `ray start`, or no string",
+        "rayStartParams.metrics-export-port: no option of `ray start`, or no string",
+        "worker.maxReplica: no such field",
+        "data: replicas are not within their limits",
+        "container.volumeMount: no such field",
+        "no volume shared",
+    ):
+        assert told in problems
+
+
+@pytest.mark.parametrize("file", [*RAY_FILES, CLUSTERS / "kuberay.yaml"], ids=lambda file: file.name)
+def test_workarounds_are_in_every_file(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    for setting in (
+        "RAY_free_objects_period_milliseconds",
+        "RAY_USAGE_STATS_ENABLED",
+        "RAY_health_check_failure_threshold",
+        "metrics-export-port",
+        "object-store-memory",
+    ):
+        assert setting in text
+    assert "0.0.0.0" not in text
+
+
+def test_cluster_files_are_no_experiments() -> None:
+    assert not {file.name for file in BUILT_IN.glob("*.yaml")} & {file.name for file in CLUSTERS.iterdir()}
