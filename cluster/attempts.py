@@ -23,7 +23,7 @@ from cluster.plan import Plan
 from cluster.recovery import Budget
 from cluster.reporting import Reporting
 from cluster.run_folder import RunFolder
-from cluster.signals import StopSignals
+from cluster.signals import Interrupted, StopSignals
 from cluster.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class Attempts:
                 self.reporting.note(f"stopped after step {outcome.step:,}, because {outcome.about}; starting again")
             start = self.run.to_go_on_from(self.reporting.note)
             if isinstance(outcome, Failure):
+                if self.signals.requested is not None:  # what was to stop has ended in another way
+                    raise Interrupted(self.signals.requested)
                 self._settle(outcome, start)
             self.console.restarted()
             self.reporting.restarted(
