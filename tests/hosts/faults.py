@@ -289,8 +289,7 @@ def damaged(cluster: Cluster) -> Row:
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
 
-    row = measured(run, damage, "last checkpoint damaged, same command again", code=143)
-    return row
+    return measured(run, damage, "last checkpoint damaged, same command again", code=143)
 
 
 def full_disk(cluster: Cluster) -> Row:

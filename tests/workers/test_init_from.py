@@ -153,7 +153,7 @@ def test_damage_is_found(run: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match="is damaged: .*take another checkpoint"):
+    with pytest.raises(UserError, match=r"is damaged: .*take another checkpoint"):
         init_from(train(folder), AlexNet(OTHER, seed=5))
     # Of a run, the newest that is whole.
     start = init_from(train(run), AlexNet(OTHER, seed=5))
