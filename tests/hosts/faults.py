@@ -257,7 +257,7 @@ def cable_5_s(cluster: Cluster) -> Row:
 
 def driver(cluster: Cluster) -> Row:
     run = _started(cluster, "driver")
-    return measured(run, lambda: run.signal(signal.SIGKILL), "`kill -9` of the driver, same command again", code=137)
+    return measured(run, lambda: run.signal(signal.SIGKILL), "`kill -9` of the driver, same command again", code=-9)
 
 
 def sigterm(cluster: Cluster) -> Row:
