@@ -7,6 +7,7 @@ from cluster.dataset import load_manifest
 from cluster.provenance import commit
 from configs.errors import UserError
 from configs.schema import Config
+from workers.data.storage import without_keys, without_keys_in
 
 
 def job_metadata(config: Config, config_path: str | None, settings: Iterable[str]) -> dict[str, str]:
@@ -18,9 +19,9 @@ def job_metadata(config: Config, config_path: str | None, settings: Iterable[str
     return {
         "run": config.name,
         "config": config_path or "demo.yaml",
-        "settings": " ".join(settings),
+        "settings": without_keys_in(" ".join(settings)),
         "commit": commit() or "no checkout",
-        "data": config.data.path,
+        "data": without_keys(config.data.path),
         "data fingerprint": fingerprint,
         "run folder": str(Path(config.runs_folder, config.name).resolve()),
     }

@@ -13,6 +13,7 @@ from cluster.auto import NodeDevices, resolve_auto
 from configs.errors import UserError
 from configs.geometry import Layer, layers, share
 from configs.schema import Config
+from workers.data.storage import without_keys
 from workers.mesh import Mesh
 from workers.program import Program
 
@@ -291,14 +292,17 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ),
     ]
     if dataset is None:
-        return [*lines, ("data", f"{config.data.path} (not prepared yet, so the number of steps is not known)")]
+        return [
+            *lines,
+            ("data", f"{without_keys(config.data.path)} (not prepared yet, so the number of steps is not known)"),
+        ]
     program = plan.program()
-    where = " (drawn first)" if dataset.drawn_first else ""
+    where = without_keys(config.data.path) + (" (drawn first)" if dataset.drawn_first else "")
     return [
         *lines,
         (
             "data",
-            f"{config.data.path}{where}: {dataset.train_rows:,} training and {dataset.validation_rows:,} validation images",
+            f"{where}: {dataset.train_rows:,} training and {dataset.validation_rows:,} validation images",
         ),
         (
             "steps",

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from workers.data.storage import without_keys_in
+
 PACKAGES = ("torch", "ray", "numpy", "pyarrow", "simplejpeg", "pillow", "safetensors", "pydantic")
 FILE = "environment.json"
 GIT_SECONDS = 10.0
@@ -79,7 +81,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 def _start() -> dict[str, Any]:
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.orig_argv,
+        "command": [without_keys_in(word) for word in sys.orig_argv],
         "working_folder": os.getcwd(),
         "host": socket.gethostname(),
         "pid": os.getpid(),

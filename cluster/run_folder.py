@@ -12,7 +12,7 @@ from cluster.provenance import note_start
 from configs.errors import UserError
 from configs.loader import parse, save, to_dict
 from configs.schema import Config
-from workers.checkpoint_store import place_of
+from workers.checkpoint_store import keyless, place_of
 from workers.data.storage import is_url
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if not is_url(self.checkpoints):
                 Path(self.checkpoints).mkdir(parents=True, exist_ok=True)
-            save(self.config, self.path / "config.yaml")
+            # Whoever has a key for a URL gives it again; a folder that is passed on should not.
+            save(keyless(self.config), self.path / "config.yaml")
             note_start(self.path)
         except OSError as error:
             raise UserError(

@@ -11,6 +11,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -18,7 +19,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from configs.errors import UserError
 from configs.schema import Config
 from workers.data.files import sync_folder, whole_file
-from workers.data.storage import CHUNK_BYTES, Remote, is_url
+from workers.data.storage import CHUNK_BYTES, Remote, is_url, without_keys
 
 STATE = "state.json"
 OnBytes = Callable[[int], None]
@@ -226,6 +227,13 @@ def open_store(place: str) -> CheckpointStore:
 def without_scheme(url: str) -> str:
     """file:///folder is a folder like any other, and written to as carefully; other URLs are given back as they are."""
     return unquote(urlsplit(url).path) if url.startswith("file://") else url
+
+
+def keyless(config: Config) -> Config:
+    """As it may be stored: without keys that its URLs may hold."""
+    folder = config.checkpoint.folder
+    checkpoint = replace(config.checkpoint, folder=None if folder is None else without_keys(folder))
+    return replace(config, data=replace(config.data, path=without_keys(config.data.path)), checkpoint=checkpoint)
 
 
 def place_of(config: Config, run: Path) -> str:

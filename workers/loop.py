@@ -12,14 +12,16 @@ import torch.distributed as dist
 from alexnet.exchange import ColumnExchange
 from alexnet.schedule import Plateau, Stages
 from alexnet.step import Step
+from configs.loader import to_dict
 from configs.schema import Config
 from workers.batches import Batches
 from workers.checkpoint import Checkpoint
+from workers.checkpoint_store import keyless
 from workers.mesh import Mesh
 from workers.meters import Exchanged, Meter
 from workers.program import Item, Program
 from workers.progress import ProgressTeller
-from workers.saving import Saver, settings_to_keep
+from workers.saving import Saver
 
 
 @dataclass(kw_only=True)
@@ -208,7 +210,7 @@ class Loop:
             self._report_training()  # weights that are no numbers must not push out a checkpoint of some that are
         state = {
             **self.facts,
-            "config": settings_to_keep(self.config),
+            "config": to_dict(keyless(self.config)),
             "step": self.steps_done,
             "evaluated": self.evaluated,
             "samples": self.steps_done * self.config.train.batch_size,

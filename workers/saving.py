@@ -30,11 +30,9 @@ from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from configs import schema
 from configs.errors import UserError
-from configs.loader import to_dict
 from workers.checkpoint import VERSION, Name, Rows, rows_of
 from workers.checkpoint_list import list_checkpoints, prune
 from workers.checkpoint_store import open_store, sha256_of
-from workers.data.storage import without_keys
 
 
 class HostCopy:
@@ -215,12 +213,3 @@ class Saver:
         if said:
             raise OSError(f"the checkpoint could not be written ({'; '.join(said)}); the ones before it are whole")
         return [value for value, _ in of_all]
-
-
-def settings_to_keep(config: schema.Config) -> dict[str, Any]:
-    """The config as a checkpoint keeps it, so that it stands alone: without keys that a URL in it may hold."""
-    settings = to_dict(config)
-    settings["data"]["path"] = without_keys(config.data.path)
-    if config.checkpoint.folder is not None:
-        settings["checkpoint"]["folder"] = without_keys(config.checkpoint.folder)
-    return settings

@@ -19,7 +19,7 @@ from workers.data.cache import cache_root, local_folder, open_data
 from workers.data.data_worker import DataWorker
 from workers.data.manifest import FILE, Manifest
 from workers.data.shards import CorruptShardError
-from workers.data.storage import Remote, check_listing, is_url, shown, upload
+from workers.data.storage import Remote, check_listing, is_url, shown, upload, without_keys_in
 from workers.program import Request
 
 REQUESTS = (Request(split="train", start=20, count=25), Request(split="validation", start=0, count=12))
@@ -217,3 +217,8 @@ def test_the_cache_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert os.path.isabs(cache_root(dataclasses.replace(data, cache_folder="mine")))
     assert local_folder(data) == Path(data.path), "a folder is used as it is"
     assert open_data(data) == (Path(data.path), None)
+
+
+def test_a_command_is_told_without_its_keys() -> None:
+    said = "train.py data.path=s3://me:mine@bucket/set?region=x&secret_key=mine train.epochs=3 at 12://no"
+    assert without_keys_in(said) == "train.py data.path=s3://bucket/set?region=x train.epochs=3 at 12://no"

@@ -15,10 +15,11 @@ import pytest
 import torch.distributed as dist
 
 from configs.loader import load as load_config
+from configs.loader import to_dict
 from tests.workers.columns import differences, fill, holds, make, save_whole, saver, state
 from workers import saving
 from workers.checkpoint_list import committed, newest_whole
-from workers.saving import settings_to_keep
+from workers.checkpoint_store import keyless
 
 PROJECT = Path(__file__).parents[2]
 
@@ -235,8 +236,8 @@ def test_a_checkpoint_keeps_its_config_but_no_keys() -> None:
             "checkpoint.folder=s3://bucket/runs?access_key=me&secret_key=mine&endpoint_override=host:1",
         ],
     )
-    kept = settings_to_keep(config)
+    kept = to_dict(keyless(config))
     assert kept["data"]["path"] == "s3://bucket/set?region=x"
     assert kept["checkpoint"]["folder"] == "s3://bucket/runs?endpoint_override=host%3A1"
     assert "mine" not in json.dumps(kept)
-    assert settings_to_keep(load_config())["data"]["path"] == load_config().data.path
+    assert keyless(load_config()).data.path == load_config().data.path

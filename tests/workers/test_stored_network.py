@@ -14,10 +14,11 @@ import torch.distributed as dist
 from configs.errors import UserError
 from configs.loader import load as load_config
 from configs.loader import save as save_config
+from configs.loader import to_dict
 from configs.schema import Config
 from tests.workers.columns import NETWORK, expected, make, save_whole, saver, state
 from workers.checkpoint_list import committed
-from workers.saving import settings_to_keep
+from workers.checkpoint_store import keyless
 from workers.stored_network import config_of, find_checkpoint, load_network
 
 PROJECT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def run(alone: dist.ProcessGroup, tmp_path: Path) -> Path:
     """A run's folder with checkpoints after steps 1 and 2."""
     run = tmp_path / "run"
     for step in (1, 2):
-        save_whole(run / "checkpoints", alone, step, facts={"config": settings_to_keep(config(run))})
+        save_whole(run / "checkpoints", alone, step, facts={"config": to_dict(keyless(config(run)))})
     save_config(config(run), run / "config.yaml")
     return run
 
@@ -67,7 +68,7 @@ def test_outputs_are_those_of_the_network_that_was_saved(alone: dist.ProcessGrou
     for _, _, parameter in trained.parameter_layers():
         parameter.data.normal_(0.0, 0.1, generator=generator)
     own = saver(run / "checkpoints", trained, optimizer, alone)
-    own.save({**state(3), "config": settings_to_keep(config(run))})
+    own.save({**state(3), "config": to_dict(keyless(config(run)))})
     own.wait()
     _, model = load_network(run, pytest.fail)
     images = torch.randn(2, 3, NETWORK.input_size, NETWORK.input_size, generator=generator)

@@ -4,6 +4,7 @@ A data set there has the same files as in a folder. Reading goes through a cache
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -45,6 +46,11 @@ def shown(url: str) -> str:
     """The URL as it may stand in messages: without the keys that it may hold."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def without_keys_in(text: str) -> str:
+    """A line of words, such as a command, with all URLs in it as `without_keys` has them."""
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", lambda found: without_keys(found[0]), text)
 
 
 def without_keys(url: str) -> str:
