@@ -67,19 +67,23 @@ class Attempts:
 
     def _train(self, start: "Checkpoint | None") -> Finished | Stopped:
         plan = self._shape(first=True)
+        self._budget.progressed(start.step if start else None)
         while True:
             self.number += 1
-            self._budget.progressed(start.step if start else None)
             outcome = self._attempt(plan, start)
             if isinstance(outcome, Finished) or (isinstance(outcome, Stopped) and outcome.why == "signal"):
                 return outcome
             if isinstance(outcome, Stopped):
                 self.reporting.note(f"stopped after step {outcome.step:,}, because {outcome.about}; starting again")
-            start = self.run.to_go_on_from(self.reporting.note)
             if isinstance(outcome, Failure):
                 if self.signals.requested is not None:  # what was to stop has ended in another way
                     raise Interrupted(self.signals.requested)
-                self._settle(outcome, start)
+                if not outcome.can_go_on:  # the checkpoints may be out of reach as well
+                    self._settle(outcome)
+            start = self.run.to_go_on_from(self.reporting.note)
+            self._budget.progressed(start.step if start else None)
+            if isinstance(outcome, Failure):
+                self._settle(outcome)
             self.console.restarted()
             self.reporting.restarted(
                 outcome.kind if isinstance(outcome, Failure) else outcome.why, start.step if start else 0
@@ -137,10 +141,9 @@ class Attempts:
         self.reporting.note(failure.what)
         self.reporting.failed(self.number, failure.kind, failure.what)
 
-    def _settle(self, failure: Failure, start: "Checkpoint | None") -> None:
+    def _settle(self, failure: Failure) -> None:
         """Go on or not. Raises RunFailed if the budget is spent."""
         self.failures.append(failure.what)
-        self._budget.progressed(start.step if start else None)
         decision = self._budget.decide(failure)
         if isinstance(decision, GiveUp):
             raise RunFailed(f"{failure.what}. No other attempt is made: {decision.why}")
