@@ -25,8 +25,11 @@ class Watchdog:
 
     @property
     def limit_seconds(self) -> float:
-        """How long nothing need move now."""
-        return self._patient if any(progress.patient for progress in self._last) else self._usual
+        """How long nothing need move now. Who asked for patience and then does not even answer has no claim to it any more."""
+        now = time.monotonic()
+        answer = [now - heard <= self._usual for heard in self._heard_at]
+        asked = any(progress.patient for progress, there in zip(self._last, answer, strict=True) if there)
+        return self._patient if asked else self._usual
 
     def hang(self) -> str | None:
         """What to say of it, or None if there is no hang."""

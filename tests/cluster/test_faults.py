@@ -139,7 +139,7 @@ def test_a_node_that_is_to_be_taken_away_is_left_in_time(undisturbed: Run, folde
     run.wait_for(lambda: len(entries(run, "attempt")) == 2)
     assert "is being drained; starting again" in run.text
     run.wait_for_step(entries(run, "attempt")[1]["step"] + 1)
-    assert _free_cpus(nodes.address)[used] == 3
+    assert _free_cpus(nodes.address).get(used, 3) == 3, "it is free, or has left already"
     run.interrupt()
     assert run.finish(60) == 130, run.text
     assert entries(run, "failure") == []

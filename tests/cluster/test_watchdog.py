@@ -52,12 +52,28 @@ def test_a_hang_names_the_one_that_does_not_answer(clock: list[float]) -> None:
 
 def test_first_steps_and_checkpoints_have_more_time(clock: list[float]) -> None:
     dog = watchdog()
-    dog.heard(0, at(1, patient=True))
-    dog.heard(1, at(1))
-    clock[0] += 49
-    assert dog.hang() is None
+    for _ in range(49):
+        dog.heard(0, at(1, patient=True))
+        dog.heard(1, at(1))
+        clock[0] += 1
+        assert dog.hang() is None
     clock[0] += 2
     assert dog.hang() is not None
+
+
+def test_patience_ends_with_the_answers(clock: list[float]) -> None:
+    """A process that is stopped while it saves is found as one that is stopped while it computes."""
+    dog = watchdog()
+    dog.heard(0, at(5))
+    dog.heard(1, at(5, patient=True, doing="saving step 6"))
+    for _ in range(10):
+        clock[0] += 1
+        dog.heard(0, at(5))
+        assert dog.hang() is None
+    clock[0] += 1
+    dog.heard(0, at(5))
+    said = dog.hang()
+    assert said is not None and "column r0 c1 has not answered for 11 s (it was saving step 6)" in said
 
 
 def test_progress_says_what_is_done_and_since_when(clock: list[float]) -> None:
