@@ -78,7 +78,7 @@ def run_training(
                 verify(config)
             if not quiet:
                 print_plan(describe(plan))
-            preflight(ray, plan, absolute_location(run.checkpoints))
+            preflight(ray, plan, absolute_location(run.checkpoints), quiet=quiet)
             return _train(run, plan, signals, quiet, others)
 
 

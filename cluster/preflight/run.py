@@ -48,8 +48,8 @@ def plan_for_cluster(ray: Any, config: Config, dataset: DatasetSize | None) -> P
         raise UserError("\n".join([str(error), *missing])) from None
 
 
-def preflight(ray: Any, plan: Plan, location: str | None) -> None:
-    """Before a run: quiet if all is well. location: of checkpoints; None: the run writes none.
+def preflight(ray: Any, plan: Plan, location: str | None, *, quiet: bool = False) -> None:
+    """Before a run: one line if all is well, or none if `quiet`. location: of checkpoints; None: the run writes none.
 
     Raises UserError that lists all that is wrong.
     """
@@ -62,7 +62,8 @@ def preflight(ray: Any, plan: Plan, location: str | None) -> None:
     for result in results:
         if result.state == "warning":
             print(f"note: {result.name}: {result.line}", flush=True)
-    print(summary(results, time.monotonic() - started), flush=True)
+    if not quiet:
+        print(summary(results, time.monotonic() - started), flush=True)
 
 
 def report(ray: Any, plan: Plan, location: str) -> int:

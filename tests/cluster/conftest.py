@@ -1,8 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.runs import Run
+
+# Clusters that tests make in this process stay on loopback, which counts only before ray is imported for the first time.
+os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="session")

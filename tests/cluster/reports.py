@@ -58,7 +58,7 @@ def evaluation(step: int, time: float | None = None) -> dict[str, Any]:
 
 def saved(step: int, time: float | None = None) -> dict[str, Any]:
     return {
-        "kind": "checkpoint", "step": step, "folder": "runs/a/checkpoints/step-00000020", "took_seconds": 1.5,
+        "kind": "checkpoint", "step": step, "folder": "runs/a/checkpoints/step-00000020", "stopped_seconds": 1.5,
         "seconds": step / 5, "time": step / 5 if time is None else time,
     }  # fmt: skip
 

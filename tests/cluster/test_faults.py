@@ -90,10 +90,8 @@ def test_the_budget_is_spent(undisturbed: Run, folder: Path) -> None:
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def nodes() -> Iterator[Cluster]:
     """A head that has room for data workers only; nodes for columns are added by the tests."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.1"})
     try:
         yield cluster

@@ -1,5 +1,6 @@
 """`prepare` with a real Ray: going on, starting anew, and what can go wrong on the way."""
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,10 +116,11 @@ def test_a_worker_that_is_killed_changes_nothing(ray: Any, source: FolderSource,
     def kill_one(done: int, total: int) -> None:
         if done >= 6 and not killed:
             for process in psutil.Process().children(recursive=True):
-                # Not Ray's agents, whose names begin with ray:: too: with them the node would go.
-                if " ".join(process.cmdline()).startswith(("ray::recall_or_make", "ray::IDLE")):
-                    killed.append(process.pid)
-                    process.kill()
+                with contextlib.suppress(psutil.Error):  # one that ends just now
+                    # Not Ray's agents, whose names begin with ray:: too: with them the node would go.
+                    if " ".join(process.cmdline()).startswith(("ray::recall_or_make", "ray::IDLE")):
+                        killed.append(process.pid)
+                        process.kill()
 
     found = prepare(source, tmp_path / "out", ray_module=ray, size=SIZE, shard_rows=2, on_progress=kill_one)
     assert killed
