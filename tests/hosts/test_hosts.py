@@ -59,7 +59,10 @@ def test_hosts_share_neither_tmp_nor_home_nor_memory_nor_processes(hosts: Hosts)
         assert not Path(place, "mine").exists()
     sleeper = hosts.popen("a", "sleep", "1234", stdout=subprocess.DEVNULL)
     try:
-        assert "sleep 1234" in hosts.processes("a").values()
+        end = time.monotonic() + 10
+        while "sleep 1234" not in hosts.processes("a").values():
+            assert time.monotonic() < end, hosts.processes("a")
+            time.sleep(0.05)
         assert "1234" not in hosts.exec("b", "ps", "-ef")
         hosts.interrupt(sleeper)
         assert sleeper.wait(5) in (-signal.SIGINT, 128 + signal.SIGINT)
