@@ -27,7 +27,7 @@ for _ in range(100):
     try:
         connection = socket.create_connection((sys.argv[1], 7000))
         break
-    except ConnectionRefusedError:
+    except OSError:  # not listening yet; or just booted, and not to be reached yet
         time.sleep(0.05)
 connection.settimeout(3)
 print("connected", flush=True)
