@@ -26,6 +26,8 @@ WORKER_SECONDS = 10.0
 """How long to look for a worker that is at work."""
 
 Told = Callable[[], None]
+TICK_SECONDS = 1.0 / os.sysconf("SC_CLK_TCK")
+"""The kernel counts CPU time in these; what is shorter may count as nothing."""
 
 
 def a_pass(peer: Peer, command: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def a_pass(peer: Peer, command: dict[str, Any]) -> dict[str, Any]:
     assert first is not None, "an epoch without a batch"
     return {
         "seconds": seconds,
-        "cpu_seconds": cpu_seconds() - cpu,
+        "cpu_seconds": max(cpu_seconds() - cpu, TICK_SECONDS),
         "images": images,
         "first_seconds": first[1],
         "images_after_first": images - first[0],
@@ -78,7 +80,7 @@ def edge(peer: Peer, command: dict[str, Any]) -> dict[str, Any]:
     elsewhere = [wait for number, wait in enumerate(waits) if number > 0 and number not in around]
     return {
         "seconds": ended - began,
-        "cpu_seconds": cpu_ended - cpu_began,
+        "cpu_seconds": max(cpu_ended - cpu_began, TICK_SECONDS),
         "images": peer.material.images,
         "first_seconds": waits[0],
         "edge_seconds": max(waits[number] for number in around),
