@@ -174,6 +174,7 @@ def test_joins_a_running_cluster_and_leaves_it_running(undisturbed: Run, folder:
         )
         crowded = Run(folder, "crowded", arguments=arguments)
         assert crowded.finish(60) == 2
-        [told] = [line for line in crowded.text.splitlines() if line.startswith("error: ")]
-        assert "needs 12 CPUs" in told
-        assert "4 are free" in told or "has 4 CPUs" in told
+        assert "error: 1 thing(s) are wrong with the cluster; nothing was started:" in crowded.text
+        [told] = [line for line in crowded.text.splitlines() if line.startswith("  room: ")]
+        assert "4 replica(s) of 2 CPU(s) each, on one node, do not fit: 127.0.0.1 has 4 CPU(s)" in told
+        assert "use fewer cluster.replicas" in told.lower()
