@@ -2,10 +2,10 @@
 
 Start-up, in this order:
  1. a placement group with one bundle per replica, so that a replica's columns sit on one node by construction;
- 2. the column workers, in their bundles, and at the same time the data workers and the feed of each replica, on its node if there
-    is room; each says who and where it is;
+ 2. the column workers, in their bundles, and at the same time the data workers of each replica, on its node if there is
+    room; each says who and where it is;
  3. rank 0 opens a store, and all ranks join the process group through it;
- 4. each feed is opened where the run begins, and all ranks are told to train or evaluate.
+ 4. the first column of each replica opens its feed where the run begins, and all ranks are told to train or evaluate.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from ray.util.placement_group import (
     placement_group_table,
     remove_placement_group,
 )
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.environment import COLUMN_ENVIRONMENT, NO_GPUS
 from cluster.failures import NoRoomError, RunFailed, explain
@@ -29,7 +29,6 @@ from cluster.plan import Plan
 from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
-from workers.data.feed import Feed
 
 
 class WorkerGroup:
@@ -42,7 +41,6 @@ class WorkerGroup:
         self.views, self.attempt = views, attempt
         self.plan = replace(plan, config=replace(plan.config, data=absolute(plan.config.data)))
         self.columns: list[Any] = []
-        self.feeds: list[Any] = []
         self.data_workers: list[dict[str, Any]] = []
         self.about: list[dict[str, Any]] = []
         """Of each rank: name, pid, node (its address), device."""
@@ -68,7 +66,7 @@ class WorkerGroup:
         self._open_feeds(start)
         return [
             column.train.options(name=f"train {self.plan.mesh.name(rank)}").remote(
-                self.feeds[self.plan.mesh.replica(rank)], checkpoints, start, self.attempt
+                self._feeder(rank), checkpoints, start, self.attempt
             )
             for rank, column in enumerate(self.columns)
         ]
@@ -78,7 +76,7 @@ class WorkerGroup:
         self._open_feeds(start, only_evaluation=True)
         return [
             column.evaluate.options(name=f"evaluate {self.plan.mesh.name(rank)}").remote(
-                self.feeds[self.plan.mesh.replica(rank)], start, self.views
+                self._feeder(rank), start, self.views
             )
             for rank, column in enumerate(self.columns)
         ]
@@ -90,13 +88,13 @@ class WorkerGroup:
 
     def shutdown(self) -> None:
         """Kill all actors and give the placement group back."""
-        for actor in [*self.columns, *self.feeds, *(w for workers in self.data_workers for w in workers.values())]:
+        for actor in [*self.columns, *(w for workers in self.data_workers for w in workers.values())]:
             with contextlib.suppress(Exception):  # an actor that is gone already is no trouble here
                 ray.kill(actor)
         if self._placement is not None:
             with contextlib.suppress(Exception):  # the cluster itself may be gone
                 remove_placement_group(self._placement)
-        self.columns, self.feeds, self.data_workers, self._placement = [], [], [], None
+        self.columns, self.data_workers, self._placement = [], [], None
 
     def _named(self, who: str) -> str:
         """An actor's name, so that the dashboard's list of actors reads as a picture of the mesh."""
@@ -117,13 +115,13 @@ class WorkerGroup:
             place = PlacementGroupSchedulingStrategy(
                 self._placement, placement_group_bundle_index=plan.mesh.replica(rank)
             )
-            # While `train` runs, `status` and `stop` must be answered.
+            # While `train` runs, `status` and `stop` must be answered, and `batch` to each other column of the replica.
             options = column_actor.options(
                 name=self._named(plan.mesh.name(rank)),
                 num_cpus=cluster.cpus_per_column,
                 num_gpus=gpus,
                 scheduling_strategy=place,
-                max_concurrency=3,
+                max_concurrency=2 + plan.mesh.processes_per_replica,
                 runtime_env={"env_vars": COLUMN_ENVIRONMENT},
             )
             self.columns.append(options.remote(plan.config, plan.mesh, rank))
@@ -144,12 +142,11 @@ class WorkerGroup:
     def _start_data(self, nodes: dict[int, str]) -> None:
         """nodes: id of each replica's node."""
         plan, cluster = self.plan, self.plan.config.cluster
-        data_actor, feed_actor = ray.remote(DataWorker), ray.remote(Feed)
+        data_actor = ray.remote(DataWorker)
         # A process with an environment of its own starts a second later; without GPUs there is nothing to hide.
         blind = {"env_vars": NO_GPUS} if plan.mesh.device == "cuda" else None
         for replica in range(plan.mesh.replicas):
-            near = NodeAffinitySchedulingStrategy(nodes[replica], soft=True)
-            # That would wait for ever for a CPU of a node that is full.
+            # Soft node affinity would wait for ever for a CPU of a node that is full.
             preferred: dict[str, Any] = {
                 "label_selector": {"ray.io/node-id": nodes[replica]},
                 "fallback_strategy": [{"label_selector": {}}],
@@ -166,28 +163,23 @@ class WorkerGroup:
                 for name in (f"data worker r{replica} #{number}" for number in range(cluster.data_worker_count))
             }
             self.data_workers.append(workers)
-            self.feeds.append(
-                feed_actor.options(
-                    name=self._named(f"feed r{replica}"), num_cpus=0, scheduling_strategy=near, runtime_env=blind
-                ).remote(
-                    f"feed r{replica}",
-                    workers,
-                    window=cluster.window_batches,
-                    readers=plan.mesh.processes_per_replica,
-                    max_corrupt_records=plan.config.data.max_corrupt_records,
-                    whole_images=self.views == 10,
-                )
-            )
 
     def _open_feeds(self, start: Checkpoint | None, *, only_evaluation: bool = False) -> None:
-        step, evaluated = (start.step, start.evaluated) if start else (0, False)
+        mesh = self.plan.mesh
         self._get(
             [
-                feed.open.remote(self.plan.program(replica), step, evaluated, only_evaluation)
-                for replica, feed in enumerate(self.feeds)
+                self.columns[mesh.first_rank(replica)].open_feed.remote(
+                    self.data_workers[replica], self.plan.program(replica), start, self.views, only_evaluation
+                )
+                for replica in range(mesh.replicas)
             ],
             "feeds to open",
         )
+
+    def _feeder(self, rank: int) -> Any:
+        """The column that has the feed of this one's replica; None: this one has it."""
+        first = self.plan.mesh.first_rank(self.plan.mesh.replica(rank))
+        return None if rank == first else self.columns[first]
 
     def _get(self, references: list[Any], what: str) -> list[Any]:
         limit = self.plan.config.cluster.start_timeout_seconds

@@ -269,7 +269,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{mesh.size} column worker(s) with {cluster.cpus_per_column} CPU(s)"
             + (" and 1 GPU" if mesh.device == "cuda" else "")
             + f" each; {mesh.replicas * cluster.data_worker_count} data worker(s) with {cluster.cpus_per_data_worker:g} CPU(s) "
-            + f"each; {mesh.replicas} feed(s)",
+            + "each",
         ),
         *plan.auto,
         (

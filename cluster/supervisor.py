@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.capacity import draining_nodes
 from cluster.failures import explain, root_cause
@@ -14,6 +14,7 @@ from cluster.outcomes import Failure, Finished, Outcome, Stopped
 from cluster.signals import Interrupted, StopSignals
 from cluster.watchdog import Watchdog
 from configs.errors import UserError
+from workers.column_worker import Status
 
 POLL_SECONDS = 0.25
 """How often it is looked whether a stop was asked for. A death is noticed at once."""
@@ -50,8 +51,8 @@ class Supervisor:
         self._group, self._signals = group, signals
         self._on_report, self._on_message, self._wants_resize = on_report, on_message, wants_resize
         self._reports_seen = [0] * len(group.columns)
-        self._messages_seen = [0] * len(group.feeds)
-        self.feed_counts: list[dict[str, Any]] = [{} for _ in group.feeds]
+        self._messages_seen = [0] * group.plan.mesh.replicas
+        self.feed_counts: list[dict[str, Any]] = [{} for _ in range(group.plan.mesh.replicas)]
         self.watchdog = Watchdog(group.plan.config, [about["name"] for about in group.about])
         self._stopping: tuple[StopReason, str] | None = None
         self._stop_by = float("inf")
@@ -132,32 +133,38 @@ class Supervisor:
             told = [
                 item for item in failures if isinstance(root_cause(item[1]), UserError | FloatingPointError | OSError)
             ]
-            died = [item for item in failures if isinstance(item[1], RayActorError)]
+            # A column that called one that died fails with a RayTaskError which looks like that one's death.
+            died: list[tuple[int, Exception]] = [
+                (rank, error)
+                for rank, error in failures
+                if isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
+            ]
             if died or len(ready) == len(running) or time.monotonic() > end:
                 return failures, told, died
             time.sleep(0.05)
 
     def _poll(self, wait_seconds: float = 1.0) -> None:
         """Fetch progress, new reports and messages; an actor that does not answer now is asked again next time."""
-        columns, feeds = self._group.columns, self._group.feeds
-        asked = [column.status.remote(seen) for column, seen in zip(columns, self._reports_seen, strict=True)]
-        asked += [feed.status.remote(seen) for feed, seen in zip(feeds, self._messages_seen, strict=True)]
+        mesh = self._group.plan.mesh
+        asked = [
+            column.status.remote(self._reports_seen[rank], self._messages_seen[mesh.replica(rank)])
+            for rank, column in enumerate(self._group.columns)
+        ]
         ready, _ = ray.wait(asked, num_returns=len(asked), timeout=wait_seconds)
-        answered = {asked.index(reference) for reference in ready if _failure(reference) is None}
-        for which in sorted(answered):
-            answer = ray.get(asked[which])
-            if which < len(columns):
-                progress, reports = answer
-                self.watchdog.heard(which, progress)
-                self._reports_seen[which] += len(reports)
-                if which == 0:
-                    self._pass_on(reports)
-            else:
-                feed = which - len(columns)
-                messages, self.feed_counts[feed] = answer
-                self._messages_seen[feed] += len(messages)
-                for message in messages:
-                    self._on_message(message)
+        for rank in sorted(asked.index(reference) for reference in ready if _failure(reference) is None):
+            status = ray.get(asked[rank])
+            self.watchdog.heard(rank, status.progress)
+            self._reports_seen[rank] += len(status.reports)
+            if rank == mesh.first_rank(mesh.replica(rank)):
+                self._hear_feed(mesh.replica(rank), status)
+            if rank == 0:
+                self._pass_on(status.reports)
+
+    def _hear_feed(self, replica: int, status: Status) -> None:
+        self.feed_counts[replica] = status.feed_counts
+        self._messages_seen[replica] += len(status.messages)
+        for message in status.messages:
+            self._on_message(message)
 
     def _pass_on(self, reports: list[dict[str, Any]]) -> None:
         for report in reports:

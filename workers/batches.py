@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy.typing as npt
@@ -19,9 +19,9 @@ class Batches:
     One batch waits here, and the thread may hold another, while the column computes on a third.
     """
 
-    def __init__(self, feed: Any, reader: int, device: torch.device) -> None:
-        """feed: handle of a `Feed` actor that has been opened. reader: this column's number among its readers."""
-        self._feed, self._reader, self._device = feed, reader, device
+    def __init__(self, get: Callable[[int], list[Any]], device: torch.device) -> None:
+        """get: returns a batch of the program by its number, as [reference]; blocks. See `workers.data.feed.Feed.get`."""
+        self._get, self._device = get, device
         self._ready: queue.Queue[tuple[Batch, torch.cuda.Event | None] | BaseException] = queue.Queue(maxsize=1)
         # Copies to a GPU go beside what it computes, on a stream of their own.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -69,7 +69,7 @@ class Batches:
     def _all(self) -> Iterator[Batch]:
         number = 0
         while True:
-            [reference] = ray.get(self._feed.get.remote(number, self._reader))
+            [reference] = self._get(number)
             # Views into the object store; the copy lets go of them before the next batch is asked for.
             arrays = ray.get(reference)
             batch = self._copy(arrays)

@@ -4,6 +4,8 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -26,13 +28,25 @@ from configs.schema import Config
 from workers.batches import Batches
 from workers.checkpoint import Checkpoint, load
 from workers.data.cache import local_folder
+from workers.data.feed import Feed
 from workers.data.manifest import Manifest, pixel_statistics
+from workers.hosted_feed import HostedFeed
 from workers.init_from import init_from
 from workers.interfaces import interface_of
 from workers.loop import Loop
 from workers.mesh import Mesh
 from workers.program import Program
 from workers.progress import Progress, ProgressTeller
+
+
+@dataclass(frozen=True)
+class Status:
+    """A column's answer to how it is doing; `messages` and `feed_counts` (see `Feed.status`) where it has the feed."""
+
+    progress: Progress
+    reports: list[dict[str, Any]]
+    messages: list[str]
+    feed_counts: dict[str, Any]
 
 
 class ColumnWorker:
@@ -48,6 +62,7 @@ class ColumnWorker:
         self._reports: list[dict[str, Any]] = []
         self._progress = ProgressTeller()
         self._stop = threading.Event()
+        self._feed: HostedFeed | None = None
         self._started = time.monotonic()
 
     def __repr__(self) -> str:
@@ -98,22 +113,54 @@ class ColumnWorker:
         saving = timedelta(seconds=self.config.checkpoint.save_timeout_seconds)
         self._save_group = dist.new_group(backend="gloo", timeout=saving)
 
-    def train(self, feed: Any, checkpoints: str, start: Checkpoint | None, attempt: int = 1) -> dict[str, Any]:
+    def open_feed(
+        self,
+        data_workers: dict[str, Any],
+        program: Program,
+        start: Checkpoint | None,
+        views: Literal[1, 10] = 1,
+        only_evaluation: bool = False,
+    ) -> None:
+        """Begin to have batches made, from where `start` was saved. Of a replica's columns, the first one does this for all.
+
+        data_workers: actor handles by name. views: of each image in testing. only_evaluation: nothing but the validation set.
+        """
+        self._feed = HostedFeed(
+            Feed(
+                f"feed r{self.mesh.replica(self.rank)}",
+                data_workers,
+                window=self.config.cluster.window_batches,
+                readers=self.mesh.processes_per_replica,
+                max_corrupt_records=self.config.data.max_corrupt_records,
+                whole_images=views == 10,
+            )
+        )
+        step, evaluated = (start.step, start.evaluated) if start else (0, False)
+        self._feed.open(program, step, evaluated, only_evaluation)
+
+    def batch(self, number: int, reader: int) -> list[Any]:
+        """Batch `number` of the feed here, as [reference], for another column. Blocks until it is made."""
+        assert self._feed is not None, f"{self.name} has opened no feed"
+        return self._feed.get(number, reader)
+
+    def train(self, feeder: Any, checkpoints: str, start: Checkpoint | None, attempt: int = 1) -> dict[str, Any]:
         """Train from `start` (or from the beginning) to the end of the program, or until asked to stop.
 
-        feed: handle of this replica's `Feed`, opened at the same place. checkpoints: folder that all nodes see, or URL.
+        feeder: handle of the replica's column that has opened the feed, at the same place; None: this one has.
+        checkpoints: folder that all nodes see, or URL.
         attempt: at the run, from 1; part of the checkpoints' names.
         Returns `ended`, "finished" or "stopped"; `step`; and `errors` of the last evaluation.
         """
-        return self._run(feed, start, train=True, checkpoints=checkpoints, attempt=attempt)
+        return self._run(feeder, start, train=True, checkpoints=checkpoints, attempt=attempt)
 
-    def evaluate(self, feed: Any, start: Checkpoint, views: Literal[1, 10]) -> dict[str, Any]:
+    def evaluate(self, feeder: Any, start: Checkpoint, views: Literal[1, 10]) -> dict[str, Any]:
         """Test the network of a checkpoint on the validation set, by the centre or ten views; returns as `train`."""
-        return self._run(feed, start, train=False, checkpoints=start.place, views=views)
+        return self._run(feeder, start, train=False, checkpoints=start.place, views=views)
 
-    def status(self, seen: int) -> tuple[Progress, list[dict[str, Any]]]:
-        """How far it is, and its reports from number `seen` on."""
-        return self._progress.read(), self._reports[seen:]
+    def status(self, reports_seen: int, messages_seen: int) -> Status:
+        """How far it is, and what is new since."""
+        messages, counts = self._feed.status(messages_seen) if self._feed else ([], {})
+        return Status(self._progress.read(), self._reports[reports_seen:], messages, counts)
 
     def collectives(self) -> str:
         """What this process's process groups did last (torch's flight recorder), as JSON."""
@@ -126,7 +173,7 @@ class ColumnWorker:
 
     def _run(
         self,
-        feed: Any,
+        feeder: Any,
         start: Checkpoint | None,
         *,
         train: bool,
@@ -176,7 +223,7 @@ class ColumnWorker:
             program=program,
             step=Step(model, preprocess, optimizer, self._replica_group, config.compute.precision),
             schedule=schedule,
-            batches=Batches(feed, self.mesh.place(self.rank), device),
+            batches=Batches(self._getter(feeder), device),
             group=self._control_group,
             save_group=self._save_group,
             checkpoints=checkpoints,
@@ -211,6 +258,13 @@ class ColumnWorker:
             warnings.showwarning = show
             loop.batches.close()
         return {"ended": ended, "step": loop.steps_done, "errors": errors}
+
+    def _getter(self, feeder: Any) -> Callable[[int], list[Any]]:
+        """What fetches a batch by its number: from the feed in this process, or in the replica's first column's."""
+        reader = self.mesh.place(self.rank)
+        if feeder is None:
+            return lambda number: self.batch(number, reader)
+        return lambda number: ray.get(feeder.batch.remote(number, reader))
 
     def _be_less_patient(self) -> None:
         """From here on nothing is compiled any more, and whoever waits for long waits for somebody who hangs.

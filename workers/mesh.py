@@ -28,6 +28,10 @@ class Mesh:
     def replica(self, rank: int) -> int:
         return rank // self.processes_per_replica
 
+    def first_rank(self, replica: int) -> int:
+        """Of the replica's processes; it has the replica's feed."""
+        return replica * self.processes_per_replica
+
     def place(self, rank: int) -> int:
         """Number of the process within its replica."""
         return rank % self.processes_per_replica

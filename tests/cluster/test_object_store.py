@@ -26,7 +26,7 @@ def test_one_copy_of_each_batch_inside_the_planned_window(undisturbed: Run, fold
             assert found, told
             mib, objects = max(mib, int(found[1])), max(objects, int(found[2]))
         assert all(result["ended"] == "finished" for result in ray.get(running))
-        _, counts = ray.get(group.feeds[0].status.remote(0))
+        counts = ray.get(group.columns[0].status.remote(0, 0)).feed_counts
     # Two columns read every batch; with a copy for each of them there would be twice as many objects.
     assert 2 <= objects <= 3
     assert mib <= plan.window_bytes / 2**20 + 1  # Ray rounds to whole MiB

@@ -90,17 +90,16 @@ def test_meter_of_an_evaluation_has_no_rates(alone: dist.ProcessGroup) -> None:
 
 
 class PlayedFeed:
-    """`get.remote` says which batch is asked for; `PlayedRay.get` turns that into a batch, or into an error at the end."""
+    """`get` gives a reference to the batch that is asked for; getting that makes the batch, or an error at the end."""
 
     def __init__(self, count: int) -> None:
         self.asked: list[tuple[int, int]] = []
         self.count = count
         self.stored: list[dict[str, Any]] = []
-        self.get = SimpleNamespace(remote=self._remote)
 
-    def _remote(self, number: int, reader: int) -> Callable[[], Any]:
+    def get(self, number: int, reader: int) -> list[Callable[[], Any]]:
         self.asked.append((number, reader))
-        return lambda: [lambda: self._batch(number)]
+        return [lambda: self._batch(number)]
 
     def _batch(self, number: int) -> dict[str, Any]:
         if number >= self.count:
@@ -126,7 +125,7 @@ def open_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], tu
 
     def open_one(count: int) -> tuple[PlayedFeed, Batches]:
         feed = PlayedFeed(count)
-        opened.append(Batches(feed, 1, torch.device("cpu")))
+        opened.append(Batches(lambda number: feed.get(number, 1), torch.device("cpu")))
         return feed, opened[-1]
 
     yield open_one

@@ -1,8 +1,8 @@
 """The feed: a bounded window of batches made ahead of use, the same object for every column of a replica.
 
-One per replica, as a Ray actor. It owns the batches (it made the calls that returned them) and holds at most `window` of
-them, waiting or under way; that is the back-pressure, and the bound of the object store. A data worker that dies is asked
-again, or another one is: a request says all there is to say, so the batch is the same.
+One per replica, in the process of its first column (`workers.hosted_feed`). It owns the batches (it made the calls that
+returned them) and holds at most `window` of them, waiting or under way; that is the back-pressure, and the bound of the object
+store. A data worker that dies is asked again, or another one is: a request says all there is to say, so the batch is the same.
 
 It also counts the damaged training images that data workers had to replace, names each once, and ends the run when there are
 too many.
@@ -61,9 +61,6 @@ class Feed:
         self._corrupt_rows: set[int] = set()
         self._counts = dict.fromkeys(("batches", "decoded", "repeated", "batches_held", "corrupt_records"), 0)
         self._seconds_decoding = 0.0
-
-    def __repr__(self) -> str:
-        return self.name
 
     async def open(self, program: Program, step: int, evaluated: bool, only_evaluation: bool = False) -> None:
         """Begin with the items that remain after `step` updates, and make the first batches."""

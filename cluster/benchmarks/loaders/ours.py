@@ -1,7 +1,6 @@
 """Our data path: the data worker alone in this process, and the whole of it as in training, on Ray."""
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +44,7 @@ class InProcess(Peer):
 
 
 class Ours(Peer):
-    """Feed and data workers as actors, read as a column reads them, and the column's part on this CPU."""
+    """Data workers as actors and the feed, read as a column reads them, and the column's part on this CPU."""
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
@@ -64,6 +63,7 @@ class Ours(Peer):
 
         from workers.batches import Batches
         from workers.data.feed import Feed
+        from workers.hosted_feed import HostedFeed
 
         ray, config = self._ray, self.material.config()
         # As in cluster/group.py.
@@ -71,11 +71,8 @@ class Ours(Peer):
             name: ray.remote(DataWorker).options(num_cpus=1, max_restarts=-1, max_task_retries=0).remote(config, name)
             for name in (f"data worker #{number}" for number in range(self.workers))
         }
-        self._feed = (
-            ray.remote(Feed)
-            .options(num_cpus=0)
-            .remote("feed", self._workers, window=config.cluster.window_batches, readers=1)
-        )
+        feed = Feed("feed", self._workers, window=config.cluster.window_batches, readers=1)
+        self._feed = HostedFeed(feed)
         program = Program(
             batch_size=self.batch,
             test_batch_size=self.batch,
@@ -87,8 +84,8 @@ class Ours(Peer):
             evaluation_every=None,
         )
         self._step = state or 0
-        ray.get(self._feed.open.remote(program, self._step, False))
-        self._batches = Batches(self._feed, 0, torch.device("cpu"))
+        self._feed.open(program, self._step, False)
+        self._batches = Batches(lambda number: self._feed.get(number, 0), torch.device("cpu"))
 
     def epoch(self) -> Iterator[Batch]:
         per_epoch = self.material.images // self.batch
@@ -106,7 +103,8 @@ class Ours(Peer):
 
     def close(self) -> None:
         self._batches.close()
-        for actor in itertools.chain([self._feed], self._workers.values()):
+        self._feed.close()
+        for actor in self._workers.values():
             self._ray.kill(actor)
 
 
