@@ -5,6 +5,7 @@ epochs, so that several of their edges lie within it.
 """
 
 import contextlib
+import os
 import re
 import statistics
 import subprocess
@@ -29,6 +30,17 @@ from configs.loader import load
 
 STEPS_PER_EPOCH, EPOCHS, WARM_UP_STEPS = 6, 4, 3
 SAMPLE_SECONDS = 0.2
+RAY_THREADS = (
+    "worker.io",
+    "client.poll",
+    "server.poll",
+    "gcs_client",
+    "event_engine",
+    "timer_manager",
+    "grpc",
+    "task_event",
+)
+"""How the names of Ray's own threads begin."""
 
 
 def feed(batch: int) -> dict[str, Any]:
@@ -61,14 +73,13 @@ def _plan(folder: Path, batch: int) -> Plan:
 
 def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder: Path) -> dict[str, Any]:
     reports: list[dict[str, Any]] = []
-    processes = {"driver": psutil.Process(), "feed": _process_of("ray::Feed")}
-    marks: dict[str, list[float]] = {name: [] for name in (*processes, "seconds")}
+    marks: dict[str, list[float]] = {name: [] for name in ("driver", "feed", "seconds")}
     peaks = {"object store": 0, "objects": 0, "in training": 0}
 
     def mark() -> None:
-        for name, process in processes.items():
-            used = process.cpu_times()
-            marks[name].append(used.user + used.system)
+        used = psutil.Process().cpu_times()
+        marks["driver"].append(used.user + used.system)
+        marks["feed"].append(supervisor.feed_counts[0]["seconds_feeding"] + _ray_seconds(columns[0]))
         marks["seconds"].append(time.monotonic())
 
     def on_report(report: dict[str, Any]) -> None:
@@ -81,8 +92,9 @@ def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder:
 
     columns = [psutil.Process(about["pid"]) for about in group.about]
     at_start = [_peak_rss(process) for process in columns]
+    supervisor = Supervisor(group, signals, on_report, print)
     with _sampled(ray, peaks):
-        outcome = Supervisor(group, signals, on_report, print).watch(group.train(str(folder / "checkpoints"), None))
+        outcome = supervisor.watch(group.train(str(folder / "checkpoints"), None))
     print()
     if not isinstance(outcome, Finished):
         raise RunFailed(str(outcome))
@@ -97,8 +109,8 @@ def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder:
         "data_wait_at_edges": max(report["data_wait"] for report in trained if report["step"] in edges),
         "edges": sorted(edges),
         "exchange_wait": statistics.median(report["exchange_wait"] for report in trained),
-        **{f"{name}_core": (marks[name][1] - marks[name][0]) / seconds for name in processes},
-        **{f"{name}_ms_per_batch": (marks[name][1] - marks[name][0]) / steps * 1e3 for name in processes},
+        **{f"{name}_core": (marks[name][1] - marks[name][0]) / seconds for name in ("driver", "feed")},
+        **{f"{name}_ms_per_batch": (marks[name][1] - marks[name][0]) / steps * 1e3 for name in ("driver", "feed")},
         "column_bytes": max(_peak_rss(process) for process in columns),
         "column_bytes_in_training": peaks["in training"],
         "column_bytes_before": max(at_start),
@@ -138,13 +150,14 @@ def _sampled(ray: Any, peaks: dict[str, int]) -> Iterator[None]:
                     peaks["objects"] = max(peaks["objects"], objects)
 
 
-def _process_of(title: str) -> psutil.Process:
-    """Of this program's own."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if " ".join(process.cmdline()).startswith(title):
-                return process
-    raise RuntimeError(f"no process called {title}")
+def _ray_seconds(process: psutil.Process) -> float:
+    """CPU seconds of the threads with which Ray sends and answers calls in an actor's process."""
+    ticks = 0
+    for task in Path(f"/proc/{process.pid}/task").iterdir():
+        if (task / "comm").read_text(encoding="utf-8").startswith(RAY_THREADS):
+            fields = (task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _peak_rss(process: psutil.Process) -> int:
