@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.data.archives import TEST_DATA
 from tests.data.pictures import draw_folders
 from workers.data.journal import FILE, NOTE_SUFFIX
 
 ROOT = Path(__file__).parents[2]
-TEST_DATA = Path(os.environ.get("ALEXNET_TEST_DATA", ROOT / "../shared/data"))
 # A few, each resuming what the last one left. With a larger number in the environment each is followed by a run to the end.
 KILLS = int(os.environ.get("ALEXNET_TEST_KILLS", "3"))
 DEADLINE_SECONDS = 120.0

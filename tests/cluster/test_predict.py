@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from cluster import evaluate, predict
 from cluster.network import load_run
 from tests.cluster.runs import Run
 from tests.cluster.test_bad_input import refused
+from tests.data.archives import TEST_DATA
 from tests.data.pictures import jpeg
-
-TEST_DATA = Path(os.environ.get("ALEXNET_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
 
 # As in tests/alexnet: more threads would only wait for each other.
 torch.set_num_threads(1)

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -16,11 +15,11 @@ import pytest
 from PIL import Image
 
 from configs.errors import UserError
+from tests.data.archives import TEST_DATA
 from workers.data.ingest import Source, combine, make_shard
 from workers.data.shards import Shard
 from workers.data.sources import FolderSource, ParquetSource, SourceItem
 
-TEST_DATA = Path(os.environ.get("ALEXNET_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
 SIZE = 8
 
 

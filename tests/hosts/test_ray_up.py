@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.data.archives import TEST_DATA
 from tests.hosts.hosts import PROJECT, Hosts
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]
@@ -122,6 +123,25 @@ def test_columns_on_one_host_and_the_data_worker_on_another_train(cluster: Clust
     # Two columns fill their host, so the data worker is on the other one.
     assert len(nodes["ColumnWorker"]) == len(nodes["DataWorker"]) == 1 and nodes["ColumnWorker"] != nodes["DataWorker"]
     print(f"columns on {columns_on}; {result['seconds']:.1f} s of them for 30 steps and 3 evaluations")
+
+
+def test_photos_are_prepared_by_both_hosts_and_trained_on(cluster: Cluster) -> None:
+    source = TEST_DATA / "tiny-imagenet-100"
+    if not source.is_dir():
+        pytest.skip(f"no {source}: set ALEXNET_TEST_DATA to a folder that holds tiny-imagenet-100")
+    data = cluster.shared / "photos"
+    here = f"ray exec {cluster.yaml} 'cd ~/two-column-alexnet && python -m"
+    made = cluster.laptop(f"{here} cluster.prepare parquet {source} --size 64 --out {data} --address auto'")
+    assert "train 50,000" in made, made
+    settings = f"data.path={data} runs_folder={cluster.shared}/runs train.epochs=null train.steps=20 train.report_every_steps=5"
+    output = cluster.laptop(
+        f"{here} cluster.train tiny_imagenet.yaml --address auto cluster.device=cpu compute.fused=false {settings}'",
+        300,
+    )
+    print(output)
+    result = json.loads((cluster.shared / "runs/tiny_imagenet/result.json").read_text(encoding="utf-8"))
+    assert result["step"] == 20 and result["validation"]["images"] == 5000
+    assert 4.3 < result["validation"]["loss"] < 5.0  # ln 100 is 4.6, and twenty steps teach little
 
 
 def test_actors_compute_with_as_many_threads_as_they_have_cpus(cluster: Cluster) -> None:
