@@ -125,6 +125,14 @@ def test_two_replicas_of_two_columns_learn_the_same(undisturbed: Run, folder: Pa
     # The same images and masks at every step, in float32 sums of another order.
     assert max(abs(ours[step] - theirs[step]) for step in range(1, 13)) < 1e-4
     assert run.result()["validation"]["images"] == VALIDATION_IMAGES
+    # Its checkpoint is the same network in one replica, and in one process without Ray.
+    for name, arguments in (("as-1x2", ("cluster.replicas=1",)), ("alone", ("--by-class",))):
+        report = folder / f"{name}.json"
+        again = Run(folder, name, module="evaluate", arguments=(str(run.folder), "--json", str(report), *arguments))
+        assert again.finish(90) == 0, again.text
+        errors, expected = json.loads(report.read_text()), run.result()["validation"]
+        assert errors["images"] == expected["images"] and errors["top1_error"] == expected["top1_error"]
+        assert errors["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
 
 def test_evaluate_finds_the_errors_that_training_reported(undisturbed: Run, folder: Path) -> None:
