@@ -32,9 +32,8 @@ NODE: dict[str, Any] = {"num_cpus": 3, "node_ip_address": "127.0.0.1", "object_s
 class Disturber:
     """Kills at random; a node that it killed comes back at once."""
 
-    def __init__(self, cluster: Cluster, run: Run, seed: int) -> None:
-        self.cluster, self.run, self.random = cluster, run, random.Random(seed)
-        self.nodes = [cluster.add_node(**NODE) for _ in range(2)]
+    def __init__(self, cluster: Cluster, nodes: list[Any], run: Run, seed: int) -> None:
+        self.cluster, self.nodes, self.run, self.random = cluster, nodes, run, random.Random(seed)
         self.counts: Counter[str] = Counter()
 
     def disturb(self) -> None:
@@ -61,11 +60,13 @@ class Disturber:
 def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.cluster.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--folder", type=Path, required=True, help="new, for runs and data")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="for runs and data; an undisturbed run that is there is taken"
+    )
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.folder.mkdir(parents=True)
+    args.folder.mkdir(parents=True, exist_ok=True)
     segments = set(os.listdir("/dev/shm"))
     settings: tuple[str, ...] = (
         f"train.steps={args.steps}",
@@ -80,7 +81,7 @@ def main() -> int:
         print(quiet.text)
         return 1
     print(f"undisturbed: {args.steps} steps in {time.monotonic() - began:.0f} s", flush=True)
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
     try:
         disturbed, counts = _disturbed(args, cluster, settings)
         left = _left(cluster)
@@ -97,10 +98,11 @@ def main() -> int:
 
 def _disturbed(args: argparse.Namespace, cluster: Cluster, settings: tuple[str, ...]) -> tuple[Run, Counter[str]]:
     end, again = time.monotonic() + args.minutes * 60, 0
+    nodes = [cluster.add_node(**NODE) for _ in range(2)]
     run = Run(
         args.folder, "disturbed", arguments=(str(SMALL), "name=disturbed", "--address", cluster.address, *settings)
     )
-    disturber = Disturber(cluster, run, args.seed)
+    disturber = Disturber(cluster, nodes, run, args.seed)
     while time.monotonic() < end:
         due = time.monotonic() + disturber.random.uniform(20, 60)
         while time.monotonic() < min(due, end) and run.process.poll() is None:
