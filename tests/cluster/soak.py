@@ -2,8 +2,9 @@
 
     python -m tests.cluster.soak --minutes 30 --folder /tmp/soak
 
-First an undisturbed run, then the same one while columns, data workers and nodes (their raylets) are killed, each after 20 to 60
-seconds. Prints counts of each fault and what was left over; exit code 1 if weights differ or anything is left.
+First an undisturbed run, then the same one, again and again until the time is over, while columns, data workers and nodes (their
+raylets) are killed, each after 20 to 60 seconds. Prints counts of each fault and what was left over; exit code 1 if weights differ
+or anything is left.
 """
 
 import argparse
@@ -32,9 +33,9 @@ NODE: dict[str, Any] = {"num_cpus": 3, "node_ip_address": "127.0.0.1", "object_s
 class Disturber:
     """Kills at random; a node that it killed comes back at once."""
 
-    def __init__(self, cluster: Cluster, nodes: list[Any], run: Run, seed: int) -> None:
+    def __init__(self, cluster: Cluster, nodes: list[Any], run: Run, seed: int, counts: Counter[str]) -> None:
         self.cluster, self.nodes, self.run, self.random = cluster, nodes, run, random.Random(seed)
-        self.counts: Counter[str] = Counter()
+        self.counts = counts
 
     def disturb(self) -> None:
         what = self.random.choice(["column", "data worker", "raylet"])
@@ -83,40 +84,46 @@ def main() -> int:
     print(f"undisturbed: {args.steps} steps in {time.monotonic() - began:.0f} s", flush=True)
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
     try:
-        disturbed, counts = _disturbed(args, cluster, settings)
+        runs, counts = _disturbed(args, cluster, settings)
         left = _left(cluster)
     finally:
         cluster.shutdown()
     left += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - segments]
-    left += [str(path) for path in disturbed.folder.rglob("*") if path.name.endswith((".tmp", ".part"))]
-    same = disturbed.weights() == quiet.weights()
-    entries = [json.loads(line) for line in (disturbed.folder / "log.jsonl").read_text().splitlines()]
+    left += [str(path) for path in args.folder.rglob("*") if path.name.endswith((".tmp", ".part"))]
+    same = all(run.weights() == quiet.weights() for run in runs)
+    entries = [json.loads(line) for run in runs for line in (run.folder / "log.jsonl").read_text().splitlines()]
     attempts = sum(entry["kind"] == "attempt" for entry in entries)
-    print(f"faults: {dict(counts)}; attempts: {attempts}; left over: {left or 'nothing'}; weights equal: {same}")
+    print(
+        f"{len(runs)} runs; faults: {dict(counts)}; attempts: {attempts}; left over: {left or 'nothing'}; "
+        f"weights equal: {same}"
+    )
     return 0 if same and not left else 1
 
 
-def _disturbed(args: argparse.Namespace, cluster: Cluster, settings: tuple[str, ...]) -> tuple[Run, Counter[str]]:
-    end, again = time.monotonic() + args.minutes * 60, 0
+def _disturbed(args: argparse.Namespace, cluster: Cluster, settings: tuple[str, ...]) -> tuple[list[Run], Counter[str]]:
+    """One run after the other, until the time is over; the last one may end in peace."""
+    end, runs = time.monotonic() + args.minutes * 60, list[Run]()
     nodes = [cluster.add_node(**NODE) for _ in range(2)]
-    run = Run(
-        args.folder, "disturbed", arguments=(str(SMALL), "name=disturbed", "--address", cluster.address, *settings)
-    )
-    disturber = Disturber(cluster, nodes, run, args.seed)
+    counts: Counter[str] = Counter()
     while time.monotonic() < end:
-        due = time.monotonic() + disturber.random.uniform(20, 60)
-        while time.monotonic() < min(due, end) and run.process.poll() is None:
-            time.sleep(0.2)
-        if run.process.poll() is not None:
-            print(f"ended with {run.process.returncode} after {again} restarts of the command")
-            break
-        disturber.disturb()
-    processes = run.descendants() if run.process.poll() is None else []
-    code = run.finish(3600)
-    print(run.text[-2000:])
-    assert code == 0, f"the disturbed run ended with {code}"
-    assert not alive(processes)
-    return run, disturber.counts
+        name = f"disturbed-{len(runs) + 1}"
+        arguments = (str(SMALL), f"name={name}", "--address", cluster.address, *settings)
+        run = Run(args.folder, name, arguments=arguments)
+        disturber = Disturber(cluster, nodes, run, args.seed + len(runs), counts)
+        while time.monotonic() < end:
+            due = time.monotonic() + disturber.random.uniform(20, 60)
+            while time.monotonic() < min(due, end) and run.process.poll() is None:
+                time.sleep(0.2)
+            if run.process.poll() is not None:
+                break
+            disturber.disturb()
+        processes = run.descendants() if run.process.poll() is None else []
+        code = run.finish(3600)
+        print(run.text[-2000:], flush=True)
+        assert code == 0, f"{name} ended with {code}"
+        assert not alive(processes)
+        runs.append(run)
+    return runs, counts
 
 
 def _left(cluster: Cluster) -> list[str]:

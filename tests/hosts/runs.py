@@ -24,6 +24,8 @@ HEALTH = (
 )
 COMMON = "unset OMP_NUM_THREADS; export RAY_USAGE_STATS_ENABLED=0 RAY_free_objects_period_milliseconds=0"
 WORKERS = ("w1", "w2")
+DATA_HOST = "w3"
+"""It has room for data workers, and none for columns."""
 
 
 class Cluster:
@@ -31,6 +33,8 @@ class Cluster:
 
     def __init__(self, hosts: Hosts, folder: Path) -> None:
         self.hosts, self.folder = hosts, folder
+        self.undisturbed: Run | None = None
+        """What others are compared with."""
 
     def start(self) -> None:
         head = self.hosts.address("head")
@@ -39,14 +43,15 @@ class Cluster:
             f"{COMMON} {HEALTH}; ray start --head --node-ip-address={head} --port=6379 --include-dashboard=false "
             "--num-cpus=1 --object-store-memory=200000000",
         )
-        for worker in WORKERS:
+        for worker in (*WORKERS, DATA_HOST):
             self.join(worker)
-        self.wait_for_nodes(3)
+        self.wait_for_nodes(4)
 
     def join(self, worker: str) -> None:
         self.shell(
             worker,
-            f"{COMMON}; ray start --address={self.hosts.address('head')}:6379 --num-cpus=3 --object-store-memory=200000000",
+            f"{COMMON}; ray start --address={self.hosts.address('head')}:6379 --num-cpus={1 if worker == DATA_HOST else 3} "
+            "--object-store-memory=200000000",
         )
 
     def shell(self, host: str, command: str, seconds: float = 90) -> str:
