@@ -3,8 +3,8 @@
     python -m tests.cluster.soak --minutes 30 --folder /tmp/soak
 
 First an undisturbed run, then the same one, again and again until the time is over, while columns, data workers and nodes (their
-raylets) are killed, each after 20 to 60 seconds. Prints counts of each fault and what was left over; exit code 1 if weights differ
-or anything is left.
+raylets) are killed, each after 20 to 60 seconds. Prints counts of each fault and what was left over; exit code 1 if weights
+differ or anything is left.
 """
 
 import argparse
