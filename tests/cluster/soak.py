@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import random
-import signal
 import sys
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from typing import Any
 
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 
+import psutil
 import ray
 from ray.cluster_utils import Cluster
 
@@ -44,18 +44,23 @@ class Disturber:
             self.cluster.remove_node(victim, allow_graceful=False)
             self.nodes.append(self.cluster.add_node(**NODE))
         else:
-            name = "data worker r0 #0" if what == "data worker" else f"column r0 c{self.random.randrange(2)}"
-            pids = [
-                line.split("pid ")[1].split()[0]
-                for line in self.run.text.splitlines()
-                if line.startswith(f"{name}: pid ")
-            ]
-            try:
-                os.kill(int(pids[-1]), signal.SIGKILL)
-            except (ProcessLookupError, IndexError):
-                what = "nobody (it was dead already)"
+            running = _actors("ray::DataWorker" if what == "data worker" else "ray::ColumnWorker")
+            if running:
+                self.random.choice(running).kill()
+            else:
+                what = f"no {what}, for none is there now"
         self.counts[what] += 1
         print(f"{time.strftime('%H:%M:%S')} step {self.run.last_step()}: killed {what}", flush=True)
+
+
+def _actors(title: str) -> list[psutil.Process]:
+    """Processes of the cluster's actors of a kind."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith(title):
+                found.append(process)
+    return sorted(found, key=lambda process: process.pid)
 
 
 def main() -> int:
