@@ -64,9 +64,11 @@ def layers(batch: int, rounds: int, threads: int, device: str) -> dict[str, Any]
     return table
 
 
-def parts_of(settings: Network, batch: int, device: str) -> list[tuple[dict[str, Any], Callable[[], None]]]:
+def parts_of(
+    settings: Network, batch: int, device: str, *, fused: bool = True
+) -> list[tuple[dict[str, Any], Callable[[], None]]]:
     """(what it is, with its operations and its least bytes; a function that runs it once) of every part in order."""
-    model = AlexNet(settings, fused=True).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = AlexNet(settings, fused=fused).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keys = torch.arange(batch, device=device)
     x = torch.randn(batch, 3, settings.input_size, settings.input_size, device=device).contiguous(
         memory_format=torch.channels_last
@@ -91,7 +93,7 @@ def parts_of(settings: Network, batch: int, device: str) -> list[tuple[dict[str,
             about["flop"] = 2 * batch * part.layer.macs * (3 if found else 2)
         found.append((about, _turn(model, step, source, keys, grad)))
         x = y.detach()
-    optimizer = PaperSGD(model, Optimizer(), fused=True)
+    optimizer = PaperSGD(model, Optimizer(), fused=fused)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     count = sum(parameter.numel() for parameter in model.parameters())

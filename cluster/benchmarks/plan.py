@@ -47,6 +47,8 @@ class Case:
     batch: int
     share: float
     """Of the widths."""
+    more: tuple[str, ...] = ()
+    """Settings."""
 
     @property
     def name(self) -> str:
@@ -59,6 +61,7 @@ class Case:
             f"train.batch_size={self.batch}",
             f"cluster.replicas={self.replicas}",
             f"cluster.cpus_per_column={threads}",
+            *self.more,
         ]
 
 
@@ -186,7 +189,7 @@ def _step(config: Config, replicas: Any, columns: Any) -> Callable[[], object]:
         first_column=columns.rank() if apart > 1 else 0,
         columns=config.network.columns // apart,
         exchange=ColumnExchange(columns) if apart > 1 else NoExchange(),
-        fused=True,
+        fused=config.compute.fused,
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     statistics = PixelStatistics(
         mean_SSC=np.full((crop, crop, 3), 120.0, np.float32),
@@ -194,7 +197,10 @@ def _step(config: Config, replicas: Any, columns: Any) -> Callable[[], object]:
         eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     )
     step = Step(
-        model, Preprocess(config.augment, statistics, crop), PaperSGD(model, config.optimizer, fused=True), replicas
+        model,
+        Preprocess(config.augment, statistics, crop),
+        PaperSGD(model, config.optimizer, fused=config.compute.fused),
+        replicas,
     )
     batch = Batch(
         images_BHWC=torch.randint(0, 256, (images, crop, crop, 3), dtype=torch.uint8),

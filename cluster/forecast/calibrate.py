@@ -112,7 +112,7 @@ def _measure_parts(images: int, settings: list[str]) -> dict[str, Any]:
     set_precision("fp32")
     torch.manual_seed(0)
     config = _config(settings)
-    parts = parts_of(config.network, images, "cpu")
+    parts = parts_of(config.network, images, "cpu", fused=config.compute.fused)
     side = 1024 if images < IMAGES else 4096
     a, b = torch.randn(side, side), torch.randn(side, side)
     c, d = a.bfloat16(), b.bfloat16()

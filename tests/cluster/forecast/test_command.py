@@ -116,7 +116,7 @@ def test_predictions_belong_to_plans(capsys: pytest.CaptureFixture[str]) -> None
 def test_calibration_describes_this_machine(tmp_path: Path) -> None:
     file = tmp_path / "here.yaml"
     small = [f"network.convs.conv{number}.maps=16" for number in range(1, 6)]
-    small += ["network.denses.fc6.units=32", "network.denses.fc7.units=32"]
+    small += ["compute.fused=false", "network.denses.fc6.units=32", "network.denses.fc7.units=32"]
     machine = calibrate(file, images=1, settings=tuple(small), cores=1)
     assert load_machine(file) == machine
     assert machine.measured and machine.device == "cpu" and machine.devices_per_node == 1
