@@ -19,6 +19,9 @@ from cluster.plan import FLOAT_BYTES, Plan
 from configs.machine import PIXELS, Link, Machine
 from workers.program import Program
 
+UNCOMPILED = {"norm": 6.0, "spatial_norm": 6.0, "update": 2.2}
+"""How much longer these take without `compute.fused` (docs/measurements.md: 4 to 8 times, 130 ms instead of 60)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
@@ -73,10 +76,13 @@ class Speeds:
     columns_link: tuple[float, float]
     """(bytes/s, seconds until the first) between the columns of a replica, which are on one node."""
     replicas_link: tuple[float, float]
+    fused: bool = True
 
     def part(self, part: Part) -> tuple[float, float]:
         """Seconds of the forward and the backward pass."""
         efficiency = getattr(self.machine.efficiency, part.kind)
+        if not self.fused:
+            efficiency /= UNCOMPILED.get(part.kind, 1.0)
 
         def seconds(flop: float, moved: float) -> float:
             return float(max(flop / self.flop_per_second, moved / self.bytes_per_second) / efficiency)
@@ -162,6 +168,7 @@ def _speeds(plan: Plan, machine: Machine) -> Speeds:
         hides=hides,
         columns_link=within,
         replicas_link=replicas_link,
+        fused=plan.config.compute.fused,
     )
 
 

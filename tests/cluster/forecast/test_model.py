@@ -120,6 +120,14 @@ def test_a_gpu_is_no_faster_than_its_host() -> None:
     assert larger.step_seconds == pytest.approx(found.step_seconds), "the same operations"
 
 
+def test_norms_that_are_not_compiled_take_longer() -> None:
+    cpu = load_machine("cpu")
+    fused, plain = at(cpu), at(cpu, "compute.fused=false")
+    assert 1.3 * fused.step_seconds < plain.step_seconds < 3 * fused.step_seconds
+    without = [at(cpu, config=load("no_normalisation.yaml", [f"compute.fused={fused}"])) for fused in ("true", "false")]
+    assert without[1].step_seconds == pytest.approx(without[0].step_seconds, rel=0.03), "only the update"
+
+
 def test_processes_share_their_cores() -> None:
     cpu = load_machine("cpu")
     columns, replicas = at(cpu), at(cpu, "cluster.replicas=2")
