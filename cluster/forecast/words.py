@@ -72,7 +72,7 @@ def share(part: float, found: Forecast) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+    return f"{value:.2g}" if value < 0.1 else f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def seconds(value: float) -> str:
