@@ -20,14 +20,16 @@ what is measured:
   data      images/s of a data worker against DataLoader with Pillow, and Ray Data
   feed      a real run of original.yaml's columns: who waits for whom, what feed and driver cost, memory
   saves     a checkpoint of original.yaml by two columns on CPUs: copy, commit, and what it takes from training
+  plan      steps as `cluster.train --plan` predicts them, after a calibration, beside real ones: meshes, batches, widths
   peers     loaders side by side: images/s, first batch, edges of epochs, resume, death of a worker
-  all       everything but peers
+  all       everything but plan and peers
 
 examples:
   python -m cluster.bench lrn
   python -m cluster.bench step --batch 32 --precision bf16
   python -m cluster.bench columns --json out.json
   python -m cluster.bench data --data data/imagenet
+  python -m cluster.bench plan --batch 128 --json plan.json
   python -m cluster.bench all --rounds 7
 
 Each round runs every contender once; medians over the rounds are compared. Machines are noisy: look at the spread.
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=[*TORCH_ALONE, "data", "feed", "saves", "peers", "all"])
+    parser.add_argument("what", choices=[*TORCH_ALONE, "data", "feed", "saves", "plan", "peers", "all"])
     parser.add_argument("--batch", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after two to warm up (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of a contender in one process (default 2)")
@@ -54,9 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--compile", action="store_true", help="step: also with compute.compile, which is slow to start"
     )
+    parser.add_argument(
+        "--width", type=float, default=1.0, metavar="SHARE", help="plan: of original.yaml's maps and units (default 1)"
+    )
     parser.add_argument("--data", metavar="DIR", type=Path, help="data, peers: a prepared data set of 256x256 JPEGs")
     parser.add_argument("--json", metavar="FILE", help="write all figures to this file too")
     args = parser.parse_args(argv)
+    if not 0 < args.width <= 1:
+        parser.error("--width must be above 0, and at most 1")
     if min(args.batch, args.rounds, args.threads) < 1:
         parser.error("--batch, --rounds and --threads must be at least 1")
     machine = _machine(argv if argv is not None else sys.argv[1:])
@@ -65,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     for key, value in machine.items():
         print(f"{key:<10}{value}", flush=True)
     kinds = _kinds(args, "cpu" if machine["device"] == "cpu" else "cuda")
-    wanted = [what for what in kinds if what != "peers"] if args.what == "all" else [args.what]
+    wanted = [what for what in kinds if what not in ("plan", "peers")] if args.what == "all" else [args.what]
     return run_entry(lambda: _run(wanted, kinds, machine, args.json))
 
 
@@ -106,6 +113,11 @@ def _kinds(args: argparse.Namespace, device: str) -> dict[str, Callable[[], dict
 
         return peers(args.rounds, folder=args.data)
 
+    def plan() -> dict[str, Any]:
+        from cluster.benchmarks.plan import plan_benchmark
+
+        return plan_benchmark(args.batch, args.rounds, args.threads, args.width)
+
     return {
         "lrn": lambda: norms.response_norm(args.batch, args.rounds, args.threads, device),
         "step": lambda: steps.steps(
@@ -116,6 +128,7 @@ def _kinds(args: argparse.Namespace, device: str) -> dict[str, Callable[[], dict
         "data": data,
         "feed": feed,
         "saves": saves,
+        "plan": plan,
         "peers": peers,
     }  # fmt: skip
 

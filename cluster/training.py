@@ -28,7 +28,6 @@ def run_training(
     config_path: str | None,
     settings: Iterable[str],
     *,
-    plan_only: bool = False,
     check_only: bool = False,
     address: str | None = None,
     quiet: bool = False,
@@ -44,9 +43,6 @@ def run_training(
     settings = list(settings)
     config, address = load(config_path, settings), cluster_address(address)
     plan = make_plan(config, local_gpus(), dataset_size(config))
-    if plan_only:
-        print_plan(describe(plan))
-        return 0
     run = RunFolder(config)
     run.check_same_experiment()
     if plan.dataset is None:

@@ -135,6 +135,18 @@ def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     """The file's data on top of its base's."""
     if file.resolve() in below:
         raise UserError(f"{file}: `base` leads back to this file")
+    data = read_yaml(file)
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    base_file = next((c for c in (folder / str(base) for folder in (file.parent, *FOLDERS)) if c.is_file()), None)
+    if base_file is None:
+        raise UserError(f"{file}: base: no such file {base}")
+    return _merge(_read(base_file, (*below, file.resolve())), data)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The file's settings as plain data. Raises UserError if it cannot be read, or holds none."""
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
@@ -143,13 +155,7 @@ def _read(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{file} cannot be read: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{file} must hold settings as `key: value`, but holds {type(data).__name__}")
-    base = data.pop("base", None)
-    if base is None:
-        return data
-    base_file = next((c for c in (folder / str(base) for folder in (file.parent, *FOLDERS)) if c.is_file()), None)
-    if base_file is None:
-        raise UserError(f"{file}: base: no such file {base}")
-    return _merge(_read(base_file, (*below, file.resolve())), data)
+    return data
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

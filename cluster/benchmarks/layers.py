@@ -20,10 +20,11 @@ from torch import Tensor
 from alexnet.network import AlexNet, Column
 from alexnet.optimizer import PaperSGD
 from alexnet.precision import set_precision
+from alexnet.response_norm import LocalResponseNorm
 from cluster.benchmarks.contenders import RATES, network
 from cluster.benchmarks.rounds import WARM_UP
 from cluster.environment import COLUMN_ENVIRONMENT
-from configs.schema import Optimizer
+from configs.schema import Network, Optimizer
 
 COPIED_FLOATS = 2**26
 
@@ -63,12 +64,15 @@ def layers(batch: int, rounds: int, threads: int, device: str) -> dict[str, Any]
     return table
 
 
-def _parts(batch: int, device: str) -> list[tuple[dict[str, Any], Callable[[], None]]]:
+def parts_of(
+    settings: Network, batch: int, device: str, *, fused: bool = True
+) -> list[tuple[dict[str, Any], Callable[[], None]]]:
     """(what it is, with its operations and its least bytes; a function that runs it once) of every part in order."""
-    settings = network(norms=True)
-    model = AlexNet(settings, fused=True).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = AlexNet(settings, fused=fused).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keys = torch.arange(batch, device=device)
-    x = torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(batch, 3, settings.input_size, settings.input_size, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
     found: list[tuple[dict[str, Any], Callable[[], None]]] = []
     layer = ""
     [stretch] = model._stretches
@@ -79,18 +83,34 @@ def _parts(batch: int, device: str) -> list[tuple[dict[str, Any], Callable[[], N
         grad = torch.randn_like(y)
         part = model.parts[name] if name else None
         layer = name if isinstance(part, Column) else layer
-        about = {"name": name or f"{layer} {kind}", "flop": 0, "bytes": _bytes(kind, part, source, y)}
+        about = {
+            "name": name or f"{layer} {kind}",
+            "kind": _kind(part, name, first=not found),
+            "flop": 0,
+            "bytes": _bytes(kind, part, source, y),
+        }
         if isinstance(part, Column):
             about["flop"] = 2 * batch * part.layer.macs * (3 if found else 2)
         found.append((about, _turn(model, step, source, keys, grad)))
         x = y.detach()
-    optimizer = PaperSGD(model, Optimizer(), fused=True)
+    optimizer = PaperSGD(model, Optimizer(), fused=fused)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     count = sum(parameter.numel() for parameter in model.parameters())
     # Reads weights, gradient and momentum; writes weights and momentum.
-    found.append(({"name": "update", "flop": 0, "bytes": 5 * 4 * count}, lambda: optimizer.step(RATES)))
+    found.append(
+        ({"name": "update", "kind": "update", "flop": 0, "bytes": 5 * 4 * count}, lambda: optimizer.step(RATES))
+    )
     return found
+
+
+def _kind(part: torch.nn.Module | None, name: str, *, first: bool) -> str:
+    """As in `configs.machine.Efficiency`."""
+    if isinstance(part, LocalResponseNorm):
+        return "spatial_norm" if name.endswith("spatial_lrn") else "norm"
+    if isinstance(part, Column):
+        return "first_conv" if first else "dense" if part.layer.kind != "conv" else "conv"
+    return "other"
 
 
 def _turn(model: AlexNet, step: list[tuple[str, str]], x: Tensor, keys: Tensor, grad: Tensor) -> Callable[[], None]:
@@ -127,7 +147,7 @@ def _serve() -> None:
     torch.set_num_threads(threads)
     set_precision("fp32")
     torch.manual_seed(0)
-    parts = _parts(batch, device)
+    parts = parts_of(network(norms=True), batch, device)
     a, b = torch.randn(4096, 4096, device=device), torch.randn(4096, 4096, device=device)
     large, other = torch.ones(COPIED_FLOATS, device=device), torch.zeros(COPIED_FLOATS, device=device)
     turns = [turn for _, turn in parts] + [lambda: torch.mm(a, b), lambda: other.copy_(large)]

@@ -1,0 +1,124 @@
+"""`train --plan` with its predictions, as people run it: words, tables, drawings, and what is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cluster import train
+from cluster.forecast.calibrate import calibrate
+from cluster.forecast.sweep import parse_range
+from configs.errors import UserError
+from configs.machine import built_in_machines, load_machine
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = train.main(["--plan", *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_plan_says_what_it_guesses_from(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = plan(capsys, "original.yaml")
+    assert code == 0
+    assert re.search(
+        r"^predicted {4}\d+ images/s on \d+ CPUs?: step .*; [\d.]+ days for the whole run on ILSVRC-2012$", out, re.M
+    )
+    assert "a guess, not measured here" in out and "--calibrate FILE.yaml" in out
+    assert "exchange 1 %" in out
+
+
+@pytest.mark.parametrize("machine", built_in_machines())
+def test_every_machine_can_be_planned_for(machine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = plan(capsys, "original.yaml", "--machine", machine)
+    assert code == 0, err
+    described = load_machine(machine)
+    assert described.name in out
+    assert ("from measured constants" in out) == described.measured
+    assert ("USD" in out) == (described.price_per_device_hour is not None)
+
+
+def test_devices_decide_the_mesh(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "on 1 GPU:" in plan(capsys, "original.yaml", "--machine", "h100", "--devices", "1")[1]
+    assert "on 2 GPUs:" in plan(capsys, "original.yaml", "--machine", "h100")[1]
+    code, out, _ = plan(capsys, "original.yaml", "cluster.replicas=16", "--machine", "a100")
+    assert code == 0 and "on 32 GPUs in 4 nodes" in out
+
+
+def test_a_bottleneck_is_named_with_the_setting_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = plan(capsys, "original.yaml", "--machine", "h100", "cluster.data_workers=1")
+    found = re.search(r"data workers are the bottleneck: ([\d,]+) images/s with cluster.data_workers=(\d+)", out)
+    assert found
+    _, out, _ = plan(capsys, "original.yaml", "--machine", "h100", f"cluster.data_workers={found[2]}")
+    assert "bottleneck" not in out
+    assert f"predicted    {found[1]} images/s" in out
+
+
+def test_a_sweep_is_a_table_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "scaling.png"
+    code, out, _ = plan(
+        capsys, "original.yaml", "--machine", "a100", "--sweep", "replicas=1..1024", "--plot", str(picture)
+    )
+    assert code == 0
+    shared, larger = out.split("\n\n")[:2]
+    assert [line.split()[0] for line in shared.splitlines()[2:-1]] == ["1", "2", "4", "8", "16", "32", "64", "128"]
+    assert "not possible with 256, 512, 1,024: train.batch_size: 128" in shared
+    assert [line.split()[0] for line in larger.splitlines()[2:]][-1] == "1,024"
+    assert Image.open(picture).size[0] > 800
+
+
+def test_any_setting_can_be_swept(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = plan(capsys, "original.yaml", "--machine", "h100", "--sweep", "cluster.data_workers=1,2,30")
+    assert code == 0
+    rates = [int(line.split()[3].replace(",", "")) for line in out.splitlines()[2:5]]
+    assert rates[0] * 2 == pytest.approx(rates[1], abs=2)
+    assert rates[1] < rates[2]
+
+
+def test_ranges() -> None:
+    assert parse_range("replicas=1..9").values == (1, 2, 4, 8)
+    assert parse_range("batch=32,96").key == "train.batch_size"
+    for wrong in ("replicas", "replicas=", "replicas=0..4", "replicas=a", "=1", "replicas=4..1"):
+        with pytest.raises(UserError, match="a sweep looks like"):
+            parse_range(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--machine", "h10"], "did you mean h100?"),
+        (["--machine", "gtx580", "compute.precision=bf16"], "without gflops for bf16"),
+        (["--machine", "h100", "--devices", "2", "cluster.device=cpu"], "cluster.device is cpu"),
+        (["--plot", "x.png"], "--plot draws a sweep"),
+        (["--sweep", "replicas"], "a sweep looks like"),
+        (["--sweep", "replicas=1,2", "--machine", "a100", "--plot", "/nowhere/x.png"], "cannot be written"),
+        (["--machine", "cpu", "--calibrate", "x.yaml"], "give one of them"),
+        (["--calibrate", "/nowhere/x.yaml"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = plan(capsys, "original.yaml", *arguments)
+    assert code == 2
+    assert told in err
+    assert err.startswith("error: ") and "Traceback" not in err
+
+
+def test_predictions_belong_to_plans(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["original.yaml", "--machine", "h100"])
+    assert "belong to --plan" in capsys.readouterr().err
+
+
+def test_calibration_describes_this_machine(tmp_path: Path) -> None:
+    file = tmp_path / "here.yaml"
+    small = [f"network.convs.conv{number}.maps=16" for number in range(1, 6)]
+    small += ["compute.fused=false", "network.denses.fc6.units=32", "network.denses.fc7.units=32"]
+    machine = calibrate(file, images=1, settings=tuple(small), cores=1)
+    assert load_machine(file) == machine
+    assert machine.measured and machine.device == "cpu" and machine.devices_per_node == 1
+    assert 0.1 < machine.gflops["fp32"] < 1e4
+    assert 0.01 < machine.within_node.gigabytes_per_second < 1000

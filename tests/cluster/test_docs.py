@@ -1,0 +1,225 @@
+"""Every command in the documents: its options exist, and what can be done here quickly is done.
+
+RULES says what becomes of each: run (for real, in a folder with a trained run and a data set), plan (a training is planned
+instead of run), or parse (only its options are looked at, and why). A command that no rule knows fails.
+"""
+
+import importlib
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cluster.entry
+from tests.cluster.runs import PROJECT, Run
+from workers.data.pictures import draw_picture
+
+DOCUMENTS = [
+    PROJECT / "README.md",
+    PROJECT / "CONTRIBUTING.md",
+    PROJECT / "configs" / "README.md",
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
+COMMANDS = ("train", "prepare", "evaluate", "predict", "export", "runs", "bench")
+
+RULES: list[tuple[str, Literal["run", "plan", "parse"], str]] = [
+    # (what the command matches, what becomes of it, why no more); the first that fits.
+    (r"train .*--calibrate", "parse", "measures for half a minute; test_command.py does it at a small size"),
+    (r"train .*--machine here\.yaml", "parse", "needs the file that --calibrate writes"),
+    (r"train .*--plan", "run", ""),
+    (r"train .*--(address|check)", "parse", "needs a Ray cluster; tests/hosts makes one"),
+    (r"train .*--sink", "parse", "needs MLflow; test_sinks.py"),
+    (r"train( |$)", "plan", "trains for minutes to days; test_train.py trains at a small size"),
+    (
+        r"prepare (imagenet|parquet)",
+        "parse",
+        "needs archives; test_prepare_archives.py and test_ingest.py make small ones",
+    ),
+    (r"prepare upload", "parse", "needs a bucket; test_upload.py has a server"),
+    (r"prepare (folder|verify|stats)", "run", ""),
+    (r"evaluate runs/original(_2010)?( --views 10)?( --json errors.json)?$", "parse", "as runs/demo's, which is run"),
+    (r"(evaluate|predict|export|runs)( |$)", "run", ""),
+    (r"bench", "parse", "takes minutes; test_bench.py and test_bench_data.py run it at a small size"),
+]
+ELSEWHERE = {
+    "tests.hosts.faults": "takes a quarter of an hour, and root",
+    "tests.cluster.soak": "takes as long as one likes",
+}
+SUBSTITUTES = {
+    "[CONFIG.yaml]": "",
+    "[key=value ...]": "",
+    "NAME.yaml": "tanh.yaml",
+    "$seed": "1",
+    "data.path=...": "data.path=data/photos",
+    "data/imagenet ": "data/photos ",
+    "PHOTO.jpg": "PHOTOS/train/class_0/0.jpg",
+    "FOLDER": "PHOTOS/validation",
+    "SOURCE --size 56": "PHOTOS --size 56 --out data/new",
+    "SOURCE": "PHOTOS",
+}
+"""What stands for something of the reader's, and what is there instead in these tests."""
+
+Found = tuple[str, str]
+"""(document, command)."""
+
+
+def code(text: str) -> Iterator[str]:
+    """Fenced blocks, line by line, and what stands between backticks."""
+    fence = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    for block in fence.findall(text):
+        yield from re.sub(r"\\\n\s*", "", block).splitlines()
+    yield from (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", fence.sub("", text)))
+
+
+def commands(text: str) -> Iterator[str]:
+    """`python -m ...` and `make ...`, without what follows on the line: an explanation, another command."""
+    for line in code(text):
+        for found in re.findall(r"(?:python -m|(?<!\S)make) [^#;&|']+", line):
+            command = re.split(r" {2,}", found.strip())[0]
+            if re.match(r"python -m \w+\.\w+|make [a-z]+$", command):
+                yield command
+
+
+DOCUMENTED: list[Found] = list(
+    dict.fromkeys(
+        (str(file.relative_to(PROJECT)), command) for file in DOCUMENTS for command in commands(file.read_text())
+    )
+)
+
+
+def rule(command: str) -> tuple[Literal["run", "plan", "parse"], str] | None:
+    arguments = command.removeprefix("python -m cluster.")
+    return next(((what, why) for pattern, what, why in RULES if re.match(pattern, arguments)), None)
+
+
+def filled_in(command: str) -> tuple[str, list[str]]:
+    """(module, arguments), with something in place of what the reader puts there."""
+    command += " "
+    for placeholder, instead in SUBSTITUTES.items():
+        command = command.replace(placeholder, instead)
+    _, _, module, *arguments = shlex.split(command)
+    return module, arguments
+
+
+def main_of(module: str) -> Callable[[list[str]], int]:
+    found: Callable[[list[str]], int] = importlib.import_module(module).main
+    return found
+
+
+@contextmanager
+def parsing_only(module: str) -> Iterator[list[object]]:
+    """Within, a command that is called parses its arguments and does no more. Yields the list of those that came so far."""
+    reached: list[object] = []
+
+    def instead(command: Callable[[], int], **more: str) -> int:
+        reached.append(command)
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster.entry, "run_entry", instead)
+        loaded = importlib.import_module(module)
+        if hasattr(loaded, "run_entry"):
+            patch.setattr(loaded, "run_entry", instead)
+        yield reached
+
+
+@pytest.fixture(scope="module")
+def home(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with PHOTOS in class folders, data/photos prepared from them, and a trained run by the documents' names."""
+    folder = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("validation", 2)):
+        for number in range(2):
+            photos = folder / "PHOTOS" / split / f"class_{number}"
+            photos.mkdir(parents=True)
+            for place in range(count):
+                Image.fromarray(draw_picture(96, number, rng)).save(photos / f"{place}.jpg")
+    for place in ("runs", "data"):
+        (folder / place).mkdir()
+    for name in ("demo", *(f"original-{number}" for number in range(5))):
+        (folder / "runs" / name).symlink_to(undisturbed.folder, target_is_directory=True)
+    (folder / "data" / "small").symlink_to(undisturbed.folder.parents[1] / "data" / "small", target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main_of("cluster.prepare")(["folder", "PHOTOS", "--out", "data/photos"]) == 0
+    return folder
+
+
+def test_commands_are_found_in_prose_and_blocks() -> None:
+    text = (
+        "Say `python -m cluster.train\na.yaml` or `make test`, not `make`, nor `ray up`.\n```\n"
+        "python -m cluster.runs   # all\nfor i in 1 2; do python -m cluster.train x=$i; done\n"
+        "python -m cluster.prepare folder A \\\n    --out B\n```\n"
+    )
+    assert list(commands(text)) == [
+        "python -m cluster.runs",
+        "python -m cluster.train x=$i",
+        "python -m cluster.prepare folder A --out B",
+        "python -m cluster.train a.yaml",
+        "make test",
+    ]
+    assert len(DOCUMENTED) > 60
+
+
+def test_a_wrong_option_or_setting_is_found() -> None:
+    with parsing_only("cluster.train"), pytest.raises(SystemExit):
+        main_of("cluster.train")(["demo.yaml", "--quite"])
+    assert rule("python -m cluster.dance") is None
+
+
+@pytest.mark.parametrize(("document", "command"), DOCUMENTED)
+def test_commands_of_the_documents(document: str, command: str, request: pytest.FixtureRequest) -> None:
+    if command.startswith("make"):
+        assert re.search(rf"^{command.split()[1]}:", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+        return
+    if command.split()[2] in ELSEWHERE:
+        assert (PROJECT / (command.split()[2].replace(".", "/") + ".py")).is_file()
+        return
+    found = rule(command)
+    assert found is not None, f"{document}: {command}: say in RULES whether it is run, planned or only parsed"
+    what, why = found
+    module, arguments = filled_in(command)
+    if what == "parse":
+        assert why
+        with parsing_only(module) as reached:
+            assert main_of(module)(arguments) == 0
+        assert reached, "it ended before it had parsed its arguments"
+        return
+    home: Path = request.getfixturevalue("home")
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    monkeypatch.chdir(home)
+    if command.startswith("python -m cluster.prepare folder"):
+        assert (arguments[:2], arguments[-1]) == (["folder", "PHOTOS"], "data/photos"), (
+            "the fixture ran it as it stands"
+        )
+        return
+    assert main_of(module)([*(["--plan"] if what == "plan" else []), *arguments]) == 0
+
+
+def helps() -> Iterator[tuple[str, ...]]:
+    yield from ((name,) for name in COMMANDS)
+    kinds = ("imagenet", "folder", "parquet", "cifar10", "imagenette", "tiny-imagenet", "verify", "stats", "upload")
+    yield from (("prepare", kind) for kind in kinds)
+
+
+@pytest.mark.parametrize("which", helps(), ids=" ".join)
+def test_examples_of_help(which: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main_of(f"cluster.{which[0]}")([*which[1:], "--help"])
+    assert ended.value.code == 0
+    told = re.sub(r"\\\n\s*", "", capsys.readouterr().out)
+    examples = [
+        re.split(r" {2,}", line.strip())[0] for line in told.splitlines() if re.match(r"\s*python -m cluster", line)
+    ]
+    assert examples, "people learn a command from its examples"
+    for example in examples:
+        _, _, module, *arguments = shlex.split(example)
+        with parsing_only(module) as reached:
+            assert main_of(module)(arguments) == 0, example
+        assert reached, example
