@@ -72,7 +72,7 @@ def make_page(contents: Contents) -> tuple[str, Pictures, dict[str, Any]]:
             Section(anchor="figure3", title="Figure 3: first kernels", content=_figure3(contents, colours, pictures)),
             Section(anchor="figure4", title="Figure 4", content=_figure4(contents, pictures)),
             Section(anchor="curves", title="Curves", content=_curves(contents, pictures)),
-            Section(anchor="time", title="Speed and time", content=_time(contents, pictures)),
+            Section(anchor="time", title="Where time went", content=_time(contents, pictures)),
             Section(anchor="settings", title="Settings", content=_settings(records)),
         ],
     )
@@ -80,7 +80,9 @@ def make_page(contents: Contents) -> tuple[str, Pictures, dict[str, Any]]:
 
 
 def _errors(records: list[RunRecord]) -> Html:
-    return joined((sections.errors_section(records), sections.paper_section(records)))
+    return joined(
+        (sections.errors_section(records), element("h3", "The paper's tables"), sections.paper_section(records))
+    )
 
 
 def _figure1(contents: Contents, pictures: Pictures) -> Html:
@@ -137,8 +139,8 @@ def _colour(contents: Contents, colours: Colours, pictures: Pictures) -> Html:
         "Section 6.1 of the paper finds that one GPU's kernels are largely colour-agnostic and the other's largely "
         "colour-specific, in every run. Measured here by each kernel's ",
         element("em", "colour share"),
-        ": at each position a kernel has three weights r, g, b; the part along the grey axis, (r + g + b)²/3, sees brightness, "
-        "and the share of the sum of r² + g² + b² over the kernel that is not along it is its colour share. 0: grey; 1: the three "
+        ": at each position a kernel has three weights r, g, b; the part along the grey axis, (r + g + b)²/3, sees "
+        "brightness, and the share of the sum of r² + g² + b² over the kernel that is not along it is its colour share. 0: grey; 1: the three "
         f"weights add up to zero everywhere. Above {colour.THRESHOLD:g} a kernel has more colour in it than brightness. Random "
         f"weights have {colour.UNTRAINED:.2f} on average, so noisy kernels measure high: look at the picture too. “By chance”: "
         "how often the columns' means differ as much if the same kernels are dealt out to columns at random.",
@@ -173,7 +175,13 @@ def _curves(contents: Contents, pictures: Pictures) -> Html:
     drawn = (
         ("errors", curves.draw_errors, "Error rates over epochs, training and validation", "Error rates over epochs."),
         ("loss", curves.draw_losses, "Loss over epochs, training and validation", "Loss (cross-entropy) over epochs."),
-        ("rates", curves.draw_rates, "Learning rates over epochs", "Learning rates, as they were set at each report."),
+        ("rates", curves.draw_rates, "Learning rates over epochs", "Learning rates, as they were at each report."),
+        (
+            "speed",
+            curves.draw_speed,
+            "Images per second in training steps, over epochs",
+            "Images per second in training steps: without evaluations and checkpoints.",
+        ),
     )
     shown = []
     for name, draw, alt, caption in drawn:
@@ -186,17 +194,10 @@ def _time(contents: Contents, pictures: Pictures) -> Html:
     records = contents.records
     if not any(record.train for record in records):
         return Html("")
-    pictures["speed.png"] = curves.draw_speed(contents.groups)
     pictures["time.png"] = spending.draw_spending(records)
-    speed = figure(
-        picture(pictures["speed.png"], "Images per second in training steps, over epochs"),
-        "Images per second in training steps, over epochs: without evaluations and checkpoints.",
-    )
-    spent = figure(
-        picture(pictures["time.png"], "What the wall time of each run went on, as bars"),
-        "Where wall time went. Waiting for other columns is the exchange that computing did not hide.",
-    )
-    return joined((sections.time_section(records), element("div", speed, spent, class_="side")))
+    caption = "Where wall time went. Waiting for other columns is the exchange that computing did not hide."
+    spent = figure(picture(pictures["time.png"], "What the wall time of each run went on, as bars"), caption)
+    return joined((sections.time_section(records), spent))
 
 
 def _settings(records: list[RunRecord]) -> Html:

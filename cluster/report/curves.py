@@ -133,7 +133,7 @@ def _drawn(
     finish(axes)
     prepare(axes, "epochs", y)
     if title:
-        axes.set_title(title, fontsize=LETTERS - 2, color="#444444")
+        axes.set_title(title, fontsize=LETTERS - 1, color="#444444")
     add_legend(figure, [Line2D([], [], **style(number), linewidth=2) for number in range(len(names))], names)
     return as_png(figure)
 

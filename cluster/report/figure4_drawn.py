@@ -21,7 +21,7 @@ def draw_predictions(predicted: Sequence[Predicted], names: Sequence[str]) -> by
     from matplotlib.figure import Figure
 
     rows = -(-len(predicted) // PER_ROW)
-    figure = Figure((10, 5.1 * rows), dpi=120, layout="constrained", facecolor="white")
+    figure = Figure((10, 4.9 * rows), dpi=120, layout="constrained", facecolor="white")
     grid = figure.subplots(2 * rows, PER_ROW, squeeze=False, height_ratios=[2.4, 1.6] * rows)
     for place in range(rows * PER_ROW):
         row, column = divmod(place, PER_ROW)
@@ -40,7 +40,7 @@ def draw_predictions(predicted: Sequence[Predicted], names: Sequence[str]) -> by
             lower.barh(number, probability, color=TRUE if label == one.label else OTHER, height=0.85)
             lower.text(0.02, number, plain(short_name(names[label])), va="center", fontsize=11)
         lower.set_xlim(0, 1)
-        lower.set_ylim(BARS - 0.4, -0.9)
+        lower.set_ylim(BARS - 0.4, -0.7)
     return as_png(figure)
 
 
@@ -50,7 +50,7 @@ def draw_neighbours(queries: Sequence[Query], names: Sequence[str]) -> bytes:
 
     columns = 1 + NEIGHBOURS
     figure = Figure((10.5, 1.75 * len(queries) + 0.35), dpi=120, layout="constrained", facecolor="white")
-    grid = figure.subplots(len(queries), columns, squeeze=False, width_ratios=[1.08, *[1.0] * NEIGHBOURS])
+    grid = figure.subplots(len(queries), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for row, query in enumerate(queries):

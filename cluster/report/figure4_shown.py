@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cluster.report.figure4 import Figure4, Predicted, Query
 from cluster.report.markup import Html, element, joined, paragraph, photo
-from cluster.report.words import percent, short_name
+from cluster.report.words import percent, probable, short_name
 
 HEADING = "h3"
 
@@ -38,7 +38,7 @@ def _card(one: Predicted, names: Sequence[str]) -> Html:
         element(
             "li",
             element("span", short_name(names[number])),
-            element("b", percent(probability, 0)),
+            element("b", probable(probability)),
             class_="true" if number == one.label else None,
             style=f"--p:{100 * probability:.1f}%",
             title=names[number],
@@ -57,7 +57,7 @@ def neighbours(found: Figure4, names: Sequence[str]) -> Html:
     """Nothing if they were not looked for."""
     if not found.queries:
         return Html("")
-    all_ = [one.label == query.label for query in found.queries for one in query.neighbours]
+    alike = [one.label == query.label for query in found.queries for one in query.neighbours]
     searched = (
         f"all {found.searched:,} training images"
         if found.searched == found.training
@@ -69,8 +69,8 @@ def neighbours(found: Figure4, names: Sequence[str]) -> Html:
             element(HEADING, "Right: nearest training images"),
             paragraph(
                 f"{len(found.queries)} other validation images (first) and the {len(found.queries[0].neighbours)} training "
-                "images whose features are nearest: by Euclidean distance between the outputs of the last hidden layer, of the centre "
-                f"view, compared with {searched}, without approximation. {sum(all_)} of {len(all_)} neighbours have the "
+                "images whose features are nearest: by Euclidean distance between the outputs of the last hidden layer, of the "
+                f"centre view, compared with {searched}, without approximation. {sum(alike)} of {len(alike)} neighbours have the "
                 f"query's label; labels of the others are red.{damaged}",
             ),
             joined(_query(query, names) for query in found.queries),

@@ -90,16 +90,11 @@ def table(
 
     head = element("thead", element("tr", cells("th", headings)))
     body = element("tbody", joined(element("tr", cells("td", row)) for row in rows))
-    title = element("caption", caption) if caption else ""
-    # What is wider than a telephone is moved with a finger, or with the keyboard.
-    return element(
-        "div",
-        element("table", title, head, body),
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label=caption or "table",
+    # What is wider than a telephone is moved with a finger, or with the keyboard; what is said of it stays.
+    moved = element(
+        "div", element("table", head, body), class_="scroll", tabindex="0", role="region", aria_label=caption or "table"
     )
+    return joined((element("p", caption, class_="caption"), moved)) if caption else moved
 
 
 def details(summary: object, *content: object) -> Html:

@@ -18,7 +18,7 @@ h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .9rem; border-top: 1p
 h3 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; }
 p, figcaption, .lead, ul.plain { max-width: 46rem; }
 p { margin: .5rem 0; }
-.lead, figcaption, caption, .soft { color: var(--soft); }
+.lead, figcaption, .caption { color: var(--soft); }
 a { color: var(--accent); }
 nav { margin: 1rem 0; font-size: .93rem; line-height: 1.9; }
 nav a { margin-right: 1.1rem; white-space: nowrap; }
@@ -27,13 +27,13 @@ figure > img { display: block; max-width: min(100%, 46rem); height: auto; backgr
 figcaption { font-size: .9rem; margin-top: .4rem; }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 0 1.5rem; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-size: .9rem; padding-bottom: .3rem; }
+table { border-collapse: separate; border-spacing: 0; font-size: .93rem; font-variant-numeric: tabular-nums; }
+.caption { font-size: .9rem; margin: 1.2rem 0 -.4rem; }
 th, td { padding: .32rem .9rem .32rem 0; text-align: left; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); white-space: normal; min-width: 6.5rem;
   max-width: 15rem; overflow-wrap: break-word; }
-th { font-weight: 600; }
+th { font-weight: 600; white-space: normal; vertical-align: bottom; }
 .number { text-align: right; }
 td.number { padding-left: .4rem; }
 code { font-size: .88em; background: var(--shade); padding: .05rem .25rem; border-radius: 3px; overflow-wrap: anywhere; }
@@ -63,6 +63,7 @@ img.small { image-rendering: pixelated; }
 .neighbours .different { color: var(--wrong); }
 @media (max-width: 40rem) {
   th:first-child, td:first-child { max-width: 8.5rem; }
+  .bars { font-size: .76rem; }
   .neighbours { grid-template-columns: repeat(6, 1fr); }
   .neighbours li { grid-column: span 2; }
   .neighbours li:first-child { grid-column: 1 / -1; border: 0; padding: .8rem 0 0; border-top: 1px solid var(--line); }

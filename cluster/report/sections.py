@@ -70,9 +70,10 @@ def errors_section(records: Sequence[RunRecord]) -> Html:
         return paragraph("None of these runs has been tested on its validation set yet.")
     headings = ("run", "views", "after step", "images", "loss", "top-1 error", "top-5 error")
     shown = table(headings, rows, words=(0, 1), caption="Errors of these runs, on their validation sets.")
-    if all(record.errors(10) for record in records):
+    untested = [record for record in records if record.errors(10) is None]
+    if not untested:
         return shown
-    ask = element("code", f"python -m cluster.evaluate {records[0].path} --views 10")
+    ask = element("code", f"python -m cluster.evaluate {untested[0].path} --views 10")
     return joined((shown, paragraph("Errors by ten views appear here once ", ask, " has been run.")))
 
 
@@ -268,4 +269,4 @@ def _where(record: RunRecord) -> str:
     for one in columns:
         devices[str(one["device"])] = devices.get(str(one["device"]), 0) + 1
     told = ", ".join(f"{count} × {device}" for device, count in devices.items())
-    return f"{told} ({record.state.start['host']})" if told else DASH
+    return f"{told}, {record.state.start['host']}" if told else DASH

@@ -14,6 +14,13 @@ def percent(share: float | None, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}{HARD}%"
 
 
+def probable(probability: float) -> str:
+    """A probability in whole per cent, which says neither 0 nor 100 of what is not quite so."""
+    if 0 < probability < 0.01:
+        return f"<{HARD}1{HARD}%"
+    return f">{HARD}99{HARD}%" if 0.99 < probability < 1 else percent(probability, 0)
+
+
 def points(difference: float | None, digits: int = 1) -> str:
     """A difference of shares in points of per cent, with its sign: 0.017 -> +1.7."""
     if difference is None or math.isnan(difference):

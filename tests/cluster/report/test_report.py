@@ -103,7 +103,7 @@ def test_page_shows_every_figure_and_table(made: Path) -> None:
     page = Page(made / "report.html")
     for words in (
         "Figure 1", "Figure 3", "Left: predictions", "Right: nearest training images", "Table 1", "Table 2", "Sparse coding",
-        "7 CNNs*", "What settings are worth", "colour share", "all 1,200 training images", "Speed and time", "after 30 updates",
+        "7 CNNs*", "What settings are worth", "colour share", "all 1,200 training images", "Where time went", "after 30 updates",
         "network.activation",
     ):  # fmt: skip
         assert words in page.text, words
