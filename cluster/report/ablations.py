@@ -23,6 +23,10 @@ PAPER: dict[str, tuple[str, str, str]] = {
 """Of a built-in config against original.yaml: top-1 and top-5 error on ImageNet in points of per cent, and who says so."""
 
 
+BESIDE = ("schedule", "train.epochs", "augment.colour_noise.until_epoch", "network.lrn", "network.spatial_lrn")
+"""Does not tell one ablation from another: when the authors lowered rates by hand, and norms that are set and not used."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Errors:
     """Of a configuration's runs; shares, 0 to 1."""
@@ -101,11 +105,13 @@ def paper_change(found: Sequence[Difference]) -> tuple[str, str, str] | None:
 
     The same change: the same settings differ, and those that were as in original.yaml before are as in the variant after.
     """
-    ours = {one.path: one for one in found}
+    ours = _telling(found)
     for name, known in PAPER.items():
         theirs = _changes(name)
-        if ours.keys() == theirs.keys() and all(
-            ours[path].before != one.before or ours[path].after == one.after for path, one in theirs.items()
+        if (
+            ours
+            and ours.keys() == theirs.keys()
+            and all(ours[path].before != one.before or ours[path].after == one.after for path, one in theirs.items())
         ):
             return known
     return None
@@ -114,4 +120,9 @@ def paper_change(found: Sequence[Difference]) -> tuple[str, str, str] | None:
 @cache
 def _changes(variant: str) -> dict[str, Difference]:
     before, after = (without(to_dict(load(name)), ALIKE) for name in ("original.yaml", f"{variant}.yaml"))
-    return {one.path: one for one in differences(before, after)}
+    return _telling(differences(before, after))
+
+
+def _telling(found: Sequence[Difference]) -> dict[str, Difference]:
+    beside = tuple(f"{path}." for path in BESIDE if not path.startswith("network."))
+    return {one.path: one for one in found if one.path not in BESIDE and not one.path.startswith(beside)}

@@ -140,7 +140,8 @@ def _colour(contents: Contents, colours: Colours, pictures: Pictures) -> Html:
         "colour-specific, in every run. Measured here by each kernel's ",
         element("em", "colour share"),
         ": at each position a kernel has three weights r, g, b; the part along the grey axis, (r + g + b)²/3, sees "
-        "brightness, and the share of the sum of r² + g² + b² over the kernel that is not along it is its colour share. 0: grey; 1: the three "
+        "brightness, and the share of the sum of r² + g² + b² over the kernel that is not along it is its colour share. 0: "
+        "grey; 1: the three "
         f"weights add up to zero everywhere. Above {colour.THRESHOLD:g} a kernel has more colour in it than brightness. Random "
         f"weights have {colour.UNTRAINED:.2f} on average, so noisy kernels measure high: look at the picture too. “By chance”: "
         "how often the columns' means differ as much if the same kernels are dealt out to columns at random.",

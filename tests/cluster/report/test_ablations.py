@@ -13,7 +13,6 @@ from tests.cluster import reports
 from tests.cluster.report.made_up import make_run, records, ten_views
 
 NO_NORMS = ("network.convs.conv1.then=[pool,activation]", "network.convs.conv2.then=[activation,pool]")
-NO_NORMS_AT_ALL = (*NO_NORMS, "network.lrn=null", "network.spatial_lrn=null")
 
 
 def test_seeds_of_a_configuration_are_one_line_with_mean_and_spread(tmp_path: Path) -> None:
@@ -58,12 +57,13 @@ def test_where_and_how_fast_a_run_went_makes_no_other_configuration(tmp_path: Pa
 def test_the_same_change_to_a_smaller_network_has_the_papers_number(tmp_path: Path) -> None:
     paths = [
         make_run(tmp_path, "base", top1=0.5),
-        make_run(tmp_path, "no-norms", *NO_NORMS_AT_ALL, top1=0.52),
+        make_run(tmp_path, "no-norms", *NO_NORMS, top1=0.52),
         make_run(tmp_path, "no-noise", "augment.colour_noise=null", top1=0.51),
         make_run(
             tmp_path, "pools", "network.pool.size=2", "network.convs.conv2.padding=1", "network.convs.conv5.padding=0"
         ),
         make_run(tmp_path, "faster", "schedule.stages.0.weights=0.02", top1=None),
+        make_run(tmp_path, "other-norms", "network.convs.conv1.then=[pool,activation]", "network.lrn.size=3"),
     ]
     groups = group_runs(records(*paths))
     found = {row.group.label: row for row in ablations.rows(groups, 1)}
@@ -71,6 +71,7 @@ def test_the_same_change_to_a_smaller_network_has_the_papers_number(tmp_path: Pa
     assert found["no-noise"].paper == ("over +1", "", "paper, 4.1")
     assert found["pools"].paper == ("+0.4", "+0.3", "paper, 3.4")
     assert found["faster"].paper is None and found["faster"].errors is None
+    assert found["other-norms"].paper is None
     assert found["no-norms"].top1_change == pytest.approx(0.02)
     shown = ablations_section(groups)
     assert "+1.4 / +1.2" in shown
