@@ -27,7 +27,7 @@ DISTINCT = (
     "#9aa000",
 )
 DASHES = ("-", "--", ":", "-.")
-LONGEST = 34
+LONGEST = 24
 """Letters of a name in a legend."""
 
 
@@ -69,7 +69,7 @@ def add_legend(figure: "Figure", handles: Sequence[Any], names: Sequence[str]) -
 
 def _per_row(names: Sequence[str]) -> int:
     longest = max(len(_cut(name)) for name in names)
-    return max(1, min(len(names), 56 // (longest + 5)))
+    return max(1, min(len(names), 60 // (longest + 5)))
 
 
 def _cut(name: str) -> str:

@@ -105,8 +105,10 @@ def value_in_words(path: str, value: Any) -> str:
         return str(value)[:12]
     if value is None:
         return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, dict):
-        return "there"
+        return "set"
     if isinstance(value, list):
         if any(isinstance(one, dict) for one in value):
             return f"{len(value)} entries"
