@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.class_errors import check_picture, class_tables, draw_confusion
 from cluster.console import errors_table, print_plan, progress
+from cluster.evaluations import ERRORS, keep
 from cluster.network import LoadedNetwork, find_run, load_run
 from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
 from configs.errors import UserError
@@ -65,6 +66,7 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
             )
     members, ensemble = _test(networks, weights, configs[0], manifest, wanted.views)
     _tell(runs, networks, weights, members, ensemble, manifest, configs[0].data.path, wanted)
+    _keep(runs, networks, members, ensemble, configs[0].data.path, wanted.views)
     return 0
 
 
@@ -212,6 +214,24 @@ def _tell(
             for name, found in zip(manifest.classes, classes, strict=True)
         ]
     write_json(wanted.json_file, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _keep(
+    runs: Sequence[str],
+    networks: Sequence[LoadedNetwork],
+    members: "list[Tally]",
+    ensemble: "Tally",
+    data: str,
+    views: int,
+) -> None:
+    """Put each run's errors, and those of all together, into the folders of the runs."""
+    together = {"members": [network.source for network in networks], "views": views, "data": data}
+    together |= {key: ensemble.errors()[key] for key in ERRORS}
+    for run, network, tally in zip(runs, networks, members, strict=True):
+        about = {"checkpoint": network.source, "step": network.updates, "views": views, "data": data}
+        keep(find_run(run)[0], about | {key: tally.errors()[key] for key in ERRORS})
+        if len(runs) > 1:
+            keep(find_run(run)[0], together)
 
 
 def _named(taken: tuple[int, int] | None, names: Sequence[str]) -> dict[str, Any] | None:

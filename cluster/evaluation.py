@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from cluster.console import RunConsole, errors_table, print_plan
 from cluster.dataset import dataset_size, verify
+from cluster.evaluations import ERRORS, keep
 from cluster.failures import RunFailed
 from cluster.network import find_checkpoint, find_run
 from cluster.outcomes import Failure, Stopped
@@ -75,6 +76,8 @@ def run_evaluation(
     what = "centre view" if views == 1 else "ten views"
     result: dict[str, Any] = outcome.results[0]
     errors_table([(f"validation, {what}, after step {start.step:,}", result["errors"])])
+    about = {"checkpoint": start.folder, "step": start.step, "views": views, "data": config.data.path}
+    keep(run, about | {key: result["errors"][key] for key in ERRORS})
     print_plan([("checkpoint", start.folder), ("data", config.data.path)])
     if json_file is not None:
         try:

@@ -74,7 +74,7 @@ def read_run(path: Path, now: float | None = None) -> RunState:
     log, starts = path / "log.jsonl", read_starts(path)
     run = RunState(path=path, state="failed", start=starts[-1] if starts else {})
     gaps: list[float] = []
-    for report in _reports(log):
+    for report in read_log(log):
         kind, before = report["kind"], run.last_seconds
         if kind == "start":
             run.begun, run.end, run.said, gaps = report, {}, [], []
@@ -116,7 +116,7 @@ def _judge(run: RunState, longest_gap: float, now: float) -> tuple[State, str]:
     return "failed", f"{what} is gone without a word: killed, or the machine went down"
 
 
-def _reports(log: Path) -> list[dict[str, Any]]:
+def read_log(log: Path) -> list[dict[str, Any]]:
     """What can be read; a line that was being written when the machine went down cannot."""
     if not log.is_file():
         return []

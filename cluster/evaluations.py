@@ -1,0 +1,40 @@
+"""`evaluations.jsonl` in a run's folder: the errors that `python -m cluster.evaluate` found, one evaluation per line."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILE = "evaluations.jsonl"
+ERRORS = ("images", "loss", "top1_error", "top5_error")
+
+
+def keep(run: Path, evaluation: Mapping[str, Any]) -> None:
+    """Add an evaluation to a run's folder. A folder that cannot be written is none of its business: the errors were printed.
+
+    evaluation: `checkpoint`, `step`, `views`, `data` and `ERRORS`; of several networks together, `members` in place of the
+    first two: the folders of their checkpoints.
+    """
+    try:
+        with (run / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**evaluation, "time": time.time()}) + "\n")
+    except OSError:
+        pass
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """All that were kept, oldest first; lines that cannot be understood are passed over."""
+    try:
+        lines = (run / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and all(isinstance(entry.get(key), int | float) for key in (*ERRORS, "views")):
+            found.append(entry)
+    return found

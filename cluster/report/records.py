@@ -1,0 +1,173 @@
+"""What a run's folder says of it: settings, reports of its log, errors, time. Without torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.evaluations import read as read_evaluations
+from cluster.network import find_run
+from cluster.run_state import RunState, read_log, read_run
+from cluster.totals import Totals
+from configs.errors import UserError
+from configs.loader import load, to_dict
+from configs.schema import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Errors on a validation set (0 to 1; loss in nats)."""
+
+    views: Literal[1, 10]
+    step: int
+    images: int
+    loss: float
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """Errors of several networks' averaged probabilities."""
+
+    networks: int
+    views: Literal[1, 10]
+    images: int
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    label: str
+    """Its folder's name; with the folder above it where two are called the same."""
+    given: Path
+    """What was named: the run's folder, or a checkpoint's in it."""
+    path: Path
+    config: Config
+    settings: dict[str, Any]
+    """The config as plain data."""
+    state: RunState
+    train: list[dict[str, Any]]
+    """Reports of training, by step; what was gone over again after a failure counts once."""
+    tested: list[dict[str, Any]]
+    """Evaluations in the course of training, likewise."""
+    kept: list[dict[str, Any]]
+    """Evaluations by `python -m cluster.evaluate`."""
+    totals: Totals
+    """Of all reports, also of steps that were gone over again."""
+    wall_seconds: float
+    """From each start of the run to its last word."""
+    classes: int
+    fingerprint: str | None
+    """Of the data set; None if the run's folder does not keep it."""
+    source: str
+    """Where the images of the data set came from, in words; empty if it is not there to be asked."""
+
+    @property
+    def epochs(self) -> float:
+        return float(self.train[-1]["epoch"]) if self.train else 0.0
+
+    def errors(self, views: Literal[1, 10]) -> Measured | None:
+        """The newest known of the run's own validation set: of the latest step, and of that the last evaluation."""
+        found = [_measured(report, 1) for report in self.tested if views == 1]
+        own = self.tested[-1]["images"] if self.tested else None
+        for entry in self.kept:
+            if "members" not in entry and entry["views"] == views and own in (None, entry["images"]):
+                found.append(_measured(entry, views))
+        return max(reversed(found), key=lambda one: one.step, default=None)  # of equal ones the first, so the last
+
+    def together(self) -> list[Together]:
+        """Ensembles that this run was part of."""
+        return [
+            Together(
+                networks=len(entry["members"]),
+                views=entry["views"],
+                images=entry["images"],
+                top1=entry["top1_error"],
+                top5=entry["top5_error"],
+            )
+            for entry in self.kept
+            if "members" in entry
+        ]
+
+
+def read_records(runs: Iterable[Path]) -> list[RunRecord]:
+    """Of each run, once. Raises UserError if one is no run, or its config is damaged."""
+    given: dict[Path, Path] = {}
+    for run in runs:
+        given.setdefault(find_run(run)[0].resolve(), run)
+    names = [path.name for path in given]
+    return [
+        _read(run, path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}")
+        for path, run in given.items()
+    ]
+
+
+def _read(given: Path, label: str) -> RunRecord:
+    from workers.data.facts import DataFacts
+
+    path = find_run(given)[0]
+    config = load(path / "config.yaml")
+    totals = Totals()
+    train: list[dict[str, Any]] = []
+    tested: list[dict[str, Any]] = []
+    wall, begun, last = 0.0, 0.0, 0.0
+    for report in read_log(path / "log.jsonl"):
+        kind, now = report["kind"], float(report.get("time", 0.0))
+        if kind == "start":
+            wall, begun = wall + last - begun, now
+        last = max(now, begun)
+        if kind in ("train", "evaluation", "checkpoint"):
+            try:
+                totals.add(report)
+            except (KeyError, TypeError, ZeroDivisionError):
+                continue  # of an older version
+        if kind in ("train", "evaluation"):
+            into = train if kind == "train" else tested
+            while into and into[-1]["step"] >= report["step"]:
+                into.pop()
+            into.append(report)
+    try:
+        facts = DataFacts.load(path)
+    except UserError:
+        facts = None  # whoever draws the network will say so
+    return RunRecord(
+        label=label,
+        given=given,
+        path=path,
+        config=config,
+        settings=to_dict(config),
+        state=read_run(path),
+        train=train,
+        tested=tested,
+        kept=read_evaluations(path),
+        totals=totals,
+        wall_seconds=wall + last - begun,
+        classes=config.network.classes,
+        fingerprint=None if facts is None else facts.fingerprint,
+        source=_source(config),
+    )
+
+
+def _source(config: Config) -> str:
+    from workers.data.manifest import Manifest
+    from workers.data.storage import is_url
+
+    if is_url(config.data.path):
+        return ""
+    try:
+        return Manifest.load(Path(config.data.path)).source
+    except UserError:
+        return ""
+
+
+def _measured(report: dict[str, Any], views: Literal[1, 10]) -> Measured:
+    return Measured(
+        views=views,
+        step=int(report.get("step", 0)),
+        images=int(report["images"]),
+        loss=float(report["loss"]),
+        top1=float(report["top1_error"]),
+        top5=float(report["top5_error"]),
+    )

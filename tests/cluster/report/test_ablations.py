@@ -1,0 +1,175 @@
+"""Runs read from their folders, put into groups, and compared: by numbers worked out by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.report import ablations, curves, spending, tables
+from cluster.report.groups import group_runs
+from cluster.report.sections import ablations_section, goal_table, paper_section
+from configs.errors import UserError
+from tests.cluster import reports
+from tests.cluster.report.made_up import make_run, records, ten_views
+
+NO_NORMS = ("network.convs.conv1.then=[pool,activation]", "network.convs.conv2.then=[activation,pool]")
+
+
+def test_seeds_of_a_configuration_are_one_line_with_mean_and_spread(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path, f"base-{seed}", f"train.seed={seed}", top1=0.40 + 0.01 * seed) for seed in range(3)]
+    paths += [
+        make_run(tmp_path, f"wide-{seed}", f"train.seed={seed}", "train.batch_size=64", top1=0.44 + 0.02 * seed)
+        for seed in range(2)
+    ]
+    groups = group_runs(records(*paths))
+    assert [(group.label, len(group.runs)) for group in groups] == [("base", 3), ("wide", 2)]
+    first, second = ablations.rows(groups, 1)
+    assert first.errors is not None and second.errors is not None
+    assert first.errors.top1 == pytest.approx(0.41) and first.errors.top1_spread == pytest.approx(0.01)
+    assert first.top1_change is None
+    assert second.top1_change == pytest.approx(0.04)
+    # sqrt(0.01² / 3 + 0.000200 / 2), the spread of 0.44 and 0.46 being 0.01414
+    assert second.top1_doubt == pytest.approx((0.0001 / 3 + 0.0002 / 2) ** 0.5)
+    [difference] = second.group.differences
+    assert (difference.path, difference.before, difference.after) == ("train.batch_size", 128, 64)
+    shown = ablations_section(groups)
+    assert "41.0\u00a0±\u00a01.0\u00a0%" in shown and "+4.0\u00a0±\u00a01.2" in shown
+    assert "train.batch_size" in shown
+
+
+def test_where_and_how_fast_a_run_went_makes_no_other_configuration(tmp_path: Path) -> None:
+    paths = [
+        make_run(tmp_path, "a"),
+        make_run(
+            tmp_path, "b", "cluster.data_workers=3", "compute.fused=false", "data.path=elsewhere", "checkpoint.keep=4"
+        ),
+    ]
+    for path in paths:
+        (path / "preprocess.json").unlink(missing_ok=True)
+    # Without their data set's fingerprint, runs are taken for what their paths say.
+    assert len(group_runs(records(*paths))) == 2
+    assert (
+        len(group_runs(records(paths[0], make_run(tmp_path, "c", "cluster.data_workers=3", "compute.fused=false"))))
+        == 1
+    )
+
+
+def test_the_same_change_to_a_smaller_network_has_the_papers_number(tmp_path: Path) -> None:
+    paths = [
+        make_run(tmp_path, "base", top1=0.5),
+        make_run(tmp_path, "no-norms", *NO_NORMS, top1=0.52),
+        make_run(tmp_path, "no-noise", "augment.colour_noise=null", top1=0.51),
+        make_run(
+            tmp_path, "pools", "network.pool.size=2", "network.convs.conv2.padding=1", "network.convs.conv5.padding=0"
+        ),
+        make_run(tmp_path, "faster", "schedule.stages.0.weights=0.02", top1=None),
+        make_run(tmp_path, "other-norms", "network.convs.conv1.then=[pool,activation]", "network.lrn.size=3"),
+    ]
+    groups = group_runs(records(*paths))
+    found = {row.group.label: row for row in ablations.rows(groups, 1)}
+    assert found["no-norms"].paper == ("+1.4", "+1.2", "paper, 3.3")
+    assert found["no-noise"].paper == ("over +1", "", "paper, 4.1")
+    assert found["pools"].paper == ("+0.4", "+0.3", "paper, 3.4")
+    assert found["faster"].paper is None and found["faster"].errors is None
+    assert found["other-norms"].paper is None
+    assert found["no-norms"].top1_change == pytest.approx(0.02)
+    shown = ablations_section(groups)
+    assert "+1.4 / +1.2" in shown
+
+
+def test_all_are_compared_by_ten_views_or_none(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "a", evaluations=[ten_views(0.35)])
+    other = make_run(tmp_path, "b", "train.batch_size=64", evaluations=[ten_views(0.38)])
+    third = make_run(tmp_path, "c", "train.batch_size=32")
+    groups = group_runs(records(one, other))
+    assert ablations.views_of_all(groups) == 10
+    assert ablations.rows(groups, 10)[1].top1_change == pytest.approx(0.03)
+    assert ablations.views_of_all(group_runs(records(one, other, third))) == 1
+
+
+def test_the_newest_errors_count_and_those_on_other_images_do_not(tmp_path: Path) -> None:
+    kept = [ten_views(0.39, step=300), ten_views(0.36, step=300), ten_views(0.30, step=200), ten_views(0.1, images=77)]
+    [record] = records(make_run(tmp_path, "a", evaluations=kept))
+    found = record.errors(10)
+    assert found is not None and found.top1 == 0.36
+    centre = record.errors(1)
+    assert centre is not None and centre.top1 == 0.4
+
+
+def test_steps_that_were_gone_over_again_count_once(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "a", errors=(0.9, 0.5))
+    again = [{"kind": "restart", "step": 100, "cause": "death", "time": 1500.0}]
+    again += [{**reports.train(step, time=1500.0 + step), "top1_error": 0.3} for step in (120, 140, 160, 180, 200)]
+    with (path / "log.jsonl").open("a") as log:
+        log.write("".join(json.dumps(one) + "\n" for one in again))
+        log.write('{"kind": "train", "step": 2')  # the machine went down
+    [record] = records(path)
+    assert [report["step"] for report in record.train] == list(range(20, 201, 20))
+    assert [report["top1_error"] for report in record.train[5:]] == [0.3] * 5
+    assert record.totals.images == 15 * 1280, "time that was spent twice counts twice"
+
+
+def test_epochs_to_25_percent_are_read_off_the_averaged_curve(tmp_path: Path) -> None:
+    quick = make_run(tmp_path, "quick", errors=[0.9, 0.6, 0.26, 0.2] + [0.1] * 10)
+    slow = make_run(tmp_path, "slow", "network.activation=tanh", errors=[0.9] * 7 + [0.24] + [0.2] * 6)
+    never = make_run(tmp_path, "never", "train.batch_size=64", errors=[0.9] * 14)
+    found = records(quick, slow, never)
+    assert [curves.reached(record) for record in found] == [4.0, 8.0, None]
+    shown = goal_table(found)
+    assert ">2.0<" in shown and "not in 14.0" in shown
+
+
+def test_averages_weigh_images_and_end_with_their_part_of_an_epoch() -> None:
+    made = [{"epoch": epoch, "images": images, "error": error} for epoch, images, error in
+            ((0.5, 100, 1.0), (1.0, 300, 0.5), (1.5, 100, 0.2), (2.2, 100, 0.1))]  # fmt: skip
+    points = curves.averaged(made, "error", 1.0)
+    assert points == [(1.0, pytest.approx(250 / 400)), (1.5, pytest.approx(0.2)), (2.2, pytest.approx(0.1))]
+    assert curves.part_of_epoch(90) == 1.0
+    assert curves.part_of_epoch(8) == 0.5
+    assert curves.part_of_epoch(0.01) == 0.01
+
+
+def test_shares_of_time_add_up(tmp_path: Path) -> None:
+    [record] = records(make_run(tmp_path, "a"))
+    found = spending.shares(record)
+    assert sum(found.values()) == pytest.approx(1)
+    # 15 reports of 3 s of computing and one of 0.5 s waiting, in 301 s from start to end.
+    assert found["computing"] == pytest.approx(45 / 301)
+    assert found["waiting for other columns"] == pytest.approx(7.5 / 301)
+
+
+def test_tables_of_the_paper_take_runs_on_imagenet_alone(tmp_path: Path) -> None:
+    images = 50_000
+    made = make_run(tmp_path, "net", config="original.yaml", evaluations=[ten_views(0.4066, images=images)])
+    together = {
+        "members": ["a"] * 5,
+        "views": 10,
+        "images": images,
+        "loss": 1.0,
+        "top1_error": 0.381,
+        "top5_error": 0.164,
+    }
+    with (made / "evaluations.jsonl").open("a") as file:
+        file.write(json.dumps(together) + "\n")
+    log = (made / "log.jsonl").read_text().replace('"images": 1000', f'"images": {images}')
+    (made / "log.jsonl").write_text(log)
+    tiny = make_run(tmp_path, "tiny", evaluations=[ten_views(0.6)])
+    [imagenet, small] = records(made, tiny)
+    assert tables.data_of(imagenet) == "ILSVRC-2012" and tables.data_of(small) is None
+    ours = {line.model: line.ours for line in tables.table2([small, imagenet])}
+    assert ours["1 CNN"] == (0.4066, 0.2033)
+    assert ours["5 CNNs"] == (0.381, 0.164)
+    assert ours["7 CNNs*"] == (None, None) and ours["1 CNN*"] == (None, None)
+    assert all(line.ours == (None, None) for line in tables.table1([small, imagenet]))
+    assert "trained on other data" in paper_section([small])
+    assert "trained on other data" not in paper_section([imagenet])
+
+
+def test_names_that_are_the_same_are_told_apart_and_a_run_is_read_once(tmp_path: Path) -> None:
+    one, other = make_run(tmp_path / "x", "a"), make_run(tmp_path / "y", "a")
+    assert [record.label for record in records(one, other, one)] == ["x/a", "y/a"]
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        records(tmp_path)
