@@ -23,7 +23,8 @@ network:
     conv2: {{maps: 8, kernel: 3, padding: 1, then: [activation, lrn, spatial_lrn, pool], init_std: 0.2, init_bias: 0.1}}
     conv3: {{maps: 8, kernel: 3, padding: 1, sees: all, init_std: 0.1}}
   denses:
-    fc4: {{units: 16, dropout: 0.5, init_std: 0.1}}
+    fc6: {{units: 16, dropout: 0.5, init_std: 0.1}}
+    fc7: {{units: 16, dropout: 0.5, init_std: 0.2}}
 data: {{path: {folder}/data}}
 augment: {{pixel_scale: 0.015625}}
 schedule:
