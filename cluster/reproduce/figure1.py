@@ -70,8 +70,10 @@ class Curve:
 def run_figure1(wanted: Figure1, *, plan_only: bool = False) -> int:
     """Search, train on, draw; returns 0. Raises UserError for wrong input, RunFailed if a run failed."""
     config = load(wanted.config, [*wanted.settings, f"train.epochs={wanted.most_epochs:g}", "train.steps=null"])
+    from cluster.dataset import dataset_size
+
     _say_plan(wanted)
-    if not (Path(config.data.path) / "manifest.json").is_file():
+    if dataset_size(config) is None:
         raise UserError(
             f"no data set at {config.data.path}; make it with `python -m cluster.prepare cifar10 --out {config.data.path} "
             "--encoding raw`, or set data.path"

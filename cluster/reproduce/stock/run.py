@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.console import RunConsole, clock, errors_table, print_plan
 from cluster.run_folder import RunFolder
-from cluster.signals import StopSignals
+from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
 from configs.loader import load
 from configs.schema import Config, StageSchedule
@@ -37,8 +37,8 @@ def run_stock(
     result = run.result()
     if result is None or result.get("epochs", 0) < round(config.train.epochs or 0):
         verify(config)
-        with StopSignals():
-            result = _train(run, config, threads, workers, layout, differences)
+        with StopSignals() as signals:
+            result = _train(run, config, threads, workers, layout, differences, signals)
         run.write_result(result)
     else:
         print("this run is complete; remove its folder to begin it again")
@@ -47,7 +47,13 @@ def run_stock(
 
 
 def _train(
-    run: RunFolder, config: Config, threads: int, workers: int, layout: str, differences: list[str]
+    run: RunFolder,
+    config: Config,
+    threads: int,
+    workers: int,
+    layout: str,
+    differences: list[str],
+    signals: StopSignals,
 ) -> dict[str, Any]:
     import torch
 
@@ -68,11 +74,18 @@ def _train(
 
         told = f"from epoch {training.epochs_done}, {training.steps_per_epoch} steps each"
         console.message(f"stock PyTorch on {device}, {threads} threads, {workers} loading workers, {told}")
+
+        def check() -> None:
+            # Not from the handler: raised while a DataLoader is taken down, an exception is lost.
+            if signals.requested:
+                raise Interrupted(signals.requested)
+
         size = {"batch_size": config.train.batch_size, "classes": config.network.classes}
         start = {"kind": "start", "step": training.steps_done, "whole_steps": training.whole_steps}
         report({**start, **size, "ranks": ["stock"], "differences": differences})
+        signals.gentle = True
         try:
-            result = training.to_the_end(report)
+            result = training.to_the_end(report, check)
         except BaseException as error:
             ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             report({"kind": "end", "step": at, "ended": ended, "why": str(error) or "stopped at once"})

@@ -105,9 +105,12 @@ class Training:
     def whole_steps(self) -> int:
         return self.whole_epochs * self.steps_per_epoch
 
-    def to_the_end(self, report: Report) -> dict[str, Any]:
-        """Train what remains, test by the centre after each epoch and by ten views at the end; returns the result."""
-        self._report = report
+    def to_the_end(self, report: Report, check: Callable[[], None]) -> dict[str, Any]:
+        """Train what remains, test by the centre after each epoch and by ten views at the end; returns the result.
+
+        check: called before each batch; raises if this is to stop.
+        """
+        self._report, self._check = report, check
         errors: dict[str, Any] = {}
         for epoch in range(self.epochs_done, self.whole_epochs):
             self._epoch(epoch)
@@ -134,6 +137,7 @@ class Training:
         self.model.train()
         began, sums, first = time.perf_counter(), Sums(), epoch * self.steps_per_epoch + 1
         for step in range(first, first + self.steps_per_epoch):
+            self._check()
             asked = time.perf_counter()
             images, labels = next(batches)
             sums.waited_seconds += time.perf_counter() - asked
@@ -169,6 +173,7 @@ class Training:
         self.model.eval()
         sums, crop = Sums(), self.config.network.input_size
         for images, labels in loader(self.validation_set, self.config.train.evaluate_batch_size, self.machine.workers):
+            self._check()
             images, labels = images.to(self.machine.device), labels.to(self.machine.device)
             seen = views(images, self.mean_SSC, crop, self.config.augment, count)
             each = [self.model(view.contiguous(memory_format=self.layout)).softmax(1) for view in seen]

@@ -25,6 +25,7 @@ network:
   denses:
     fc6: {{units: 16, dropout: 0.5, init_std: 0.1}}
     fc7: {{units: 16, dropout: 0.5, init_std: 0.2}}
+  classifier: {{init_std: 0.3}}
 data: {{path: {folder}/data}}
 augment: {{pixel_scale: 0.015625}}
 schedule:
