@@ -144,7 +144,7 @@ def _draw(cells: Mapping[str, Cell], file: Path) -> None:
     """Differences in top-1 error with ten views, what chance explains as grey bars, the paper's as crosses."""
     from matplotlib.figure import Figure  # not pyplot, which looks for a screen
 
-    shown = {name: cell for name, cell in reversed(cells.items()) if cell.difference is not None}
+    shown = {name: cell for name, cell in reversed(list(cells.items())) if cell.difference is not None}
     figure = Figure(figsize=(7, 1.2 + 0.45 * len(shown)), layout="constrained")
     axes = figure.subplots()
     labels = [VARIATIONS[name].what for name in shown]
@@ -152,7 +152,7 @@ def _draw(cells: Mapping[str, Cell], file: Path) -> None:
     axes.barh(
         labels, [2 * limit for limit in limits], left=[-limit for limit in limits], color="#dddddd", label="chance"
     )
-    axes.plot([cell.difference for cell in shown.values()], labels, "o", color="black", label="here")
+    axes.plot([cell.difference or 0.0 for cell in shown.values()], labels, "o", color="black", label="here")
     papers = [(cell.paper, VARIATIONS[name].what) for name, cell in shown.items() if cell.paper is not None]
     axes.plot([paper for paper, _ in papers], [label for _, label in papers], "x", color="black", label="paper")
     axes.axvline(0, color="black", linewidth=0.8)

@@ -17,10 +17,11 @@ class Point:
 
 def error_at_end(reports: Sequence[Mapping[str, Any]], epochs: float) -> float | None:
     """Mean training error over the last half epoch of the first `epochs`; None if they have not been trained."""
-    if not reports or reports[-1]["epoch"] < epochs - 1e-6:
+    # The last step of a run may lie a little beyond its epochs.
+    end = next((one["epoch"] for one in reports if one["epoch"] >= epochs - 1e-6), None)
+    if end is None:
         return None
-    last = [one for one in reports if epochs - WINDOW_EPOCHS - 1e-6 < one["epoch"] <= epochs + 1e-6]
-    return _mean(last) if last else None
+    return _mean([one for one in reports if end - WINDOW_EPOCHS + 1e-6 < one["epoch"] <= end])
 
 
 def best_rate(errors: Mapping[float, float | None]) -> float:

@@ -7,11 +7,11 @@ what is left in training instead of halving the outputs in testing.
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from configs.errors import UserError
 from configs.geometry import layers
-from configs.schema import Conv, Network
+from configs.schema import Classifier, Conv, Dense, Network
 
 
 def build(network: Network) -> nn.Sequential:
@@ -31,7 +31,7 @@ def build(network: Network) -> nn.Sequential:
             modules[f"{name}_{step}"] = module
         maps = conv.maps
     modules["flatten"] = nn.Flatten()
-    last = table[next(reversed(network.convs))]
+    last = table[list(network.convs)[-1]]
     features = last.outputs * last.final_side**2
     for name, dense in network.denses.items():
         modules[name] = nn.Linear(features, dense.units)
@@ -58,7 +58,7 @@ def left_out(network: Network) -> list[str]:
     return found
 
 
-def layer_parameters(model: nn.Sequential) -> Iterator[tuple[str, str, nn.Parameter]]:
+def layer_parameters(model: nn.Sequential) -> Iterator[tuple[str, str, Tensor]]:
     """(layer, "weights" or "biases", parameter) of every layer that has some."""
     for name, module in model.named_children():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -85,6 +85,7 @@ def _activation(network: Network) -> nn.Module:
 
 
 def _initialise(model: nn.Sequential, network: Network) -> None:
+    settings: dict[str, Conv | Dense | Classifier]
     settings = {**network.convs, **network.denses, "classifier": network.classifier}
     for layer, kind, parameter in layer_parameters(model):
         if kind == "weights":

@@ -16,6 +16,8 @@ from cluster.reproduce.variations import FULL, VARIATIONS
 from configs.loader import load, to_dict
 from tests.cluster.runs import PROJECT, alive
 
+PADDINGS = ("network.convs.conv2.padding", "network.convs.conv5.padding")
+
 
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_variations_change_what_the_large_variant_changes(name: str) -> None:
@@ -23,8 +25,7 @@ def test_variations_change_what_the_large_variant_changes(name: str) -> None:
     small = _changes(load("ablation"), load("ablation", VARIATIONS[name].settings))
     large = _changes(load("original"), load("original" if name == FULL else name))
     # Those that follow from the sizes of images: paddings that keep maps of the same side, and where crops may lie.
-    ignored = ("name", "schedule", "train", "augment.colour_noise.until_epoch", "cluster")
-    ignored += ("network.convs.conv2.padding", "network.convs.conv5.padding")
+    ignored = ("name", "schedule", "train", "augment.colour_noise.until_epoch", "cluster", *PADDINGS)
     assert {key for key in small if not key.startswith(ignored)} == {
         key for key in large if not key.startswith(ignored)
     }

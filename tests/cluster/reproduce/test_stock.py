@@ -59,8 +59,12 @@ def _pair(network: Network) -> tuple[torch.nn.Sequential, reference.Reference]:
     """Stock's and the reference, float64, with the same weights."""
     torch.manual_seed(0)
     stock, other = build(network).double(), reference.Reference(network)
-    other.copy_weights((layer, kind, parameter) for layer, kind, parameter in layer_parameters(stock))
+    other.copy_weights(_parameters(stock))
     return stock, other
+
+
+def _parameters(model: torch.nn.Sequential) -> list[tuple[str, str, torch.nn.Parameter]]:
+    return [(layer, kind, torch.nn.Parameter(weights)) for layer, kind, weights in layer_parameters(model)]
 
 
 def test_forward_equals_the_reference_where_torch_has_the_modules(little: Path) -> None:
@@ -88,7 +92,7 @@ def test_updates_equal_the_papers_while_the_rate_stands_still(little: Path, tmp_
     training = Training(config, RunFolder(config), MACHINE)
     training.model.double()
     other = reference.Reference(config.network)
-    other.copy_weights(layer_parameters(training.model))
+    other.copy_weights(_parameters(training.model))
     steps = {key: torch.zeros_like(other.parameter(*key)) for key in _keys(config.network)}
     images, labels = torch.randn(3, 8, 3, 32, 32, dtype=torch.float64), torch.randint(2, (3, 8))
     for batch, answers in zip(images, labels, strict=True):
