@@ -1,6 +1,7 @@
 """`python -m cluster.reproduce ablations`: what each part of the network is worth, by several seeds of small networks."""
 
 import contextlib
+import functools
 import io
 import json
 from collections.abc import Sequence
@@ -52,10 +53,11 @@ class Ablations:
 
     def _is_complete(self, folder: Path) -> bool:
         result = result_of(folder)
-        return result is not None and result["step"] >= self.steps()
+        return result is not None and result["step"] >= self.steps
 
+    @functools.cached_property
     def steps(self) -> int:
-        """Of each run."""
+        """Of each run. Raises UserError if there is no data set."""
         from cluster.dataset import dataset_size
         from cluster.plan import make_plan
 
@@ -79,7 +81,7 @@ def run_ablations(wanted: Ablations, *, plan_only: bool = False, table_only: boo
             ("networks", ", ".join(wanted.names())),
             (
                 "runs",
-                f"{len(runs)} of {wanted.steps():,} steps, {len(runs) - len(left)} of them complete, in {wanted.out}",
+                f"{len(runs)} of {wanted.steps:,} steps, {len(runs) - len(left)} of them complete, in {wanted.out}",
             ),
             ("time", "about 6 minutes each on two quiet cores; measured after the first"),
         ]

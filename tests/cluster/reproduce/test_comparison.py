@@ -81,7 +81,10 @@ def test_ensemble_beside_its_members() -> None:
     assert ensemble({"tanh": FOUND["tanh"]}) is None
 
 
-def test_table_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_json_and_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     tell_and_write(tmp_path, FOUND)
     printed = capsys.readouterr().out
     assert "no crops, no mirror images" in printed and "+19.50" in printed
