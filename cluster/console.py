@@ -48,7 +48,9 @@ class RunConsole:
         self._rich.print(text, markup=False, soft_wrap=True)
 
     def report(self, report: dict[str, Any]) -> None:
-        if report["kind"] == "train":
+        if report["kind"] == "start":
+            self._total = report["whole_steps"]
+        elif report["kind"] == "train":
             self.last_train = report
             parts = self._train_parts(report)
             if self._status is not None:

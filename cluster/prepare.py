@@ -35,7 +35,8 @@ EXAMPLES = {
   python -m cluster.prepare folder photos --out data/photos --validation-fraction 0.2""",
     "parquet": """\
   # Parquet files as Hugging Face lays them out (train-00000-of-00002.parquet, validation-..., or test-...)
-  python -m cluster.prepare parquet downloads/tiny-imagenet --size 64 --out data/tiny""",
+  python -m cluster.prepare parquet downloads/tiny-imagenet --size 64 --out data/tiny
+  python -m cluster.prepare parquet downloads/tiny-imagenet --size 64 --classes 40 --out data/tiny40""",
     "cifar10": """\
   # CIFAR-10: fetched and checked, or from an archive at hand; raw keeps its pixels exactly
   python -m cluster.prepare cifar10 --out data/cifar10 --encoding raw
@@ -132,7 +133,7 @@ def _source(args: argparse.Namespace) -> "Source":
     if args.kind == "folder":
         return sources.FolderSource(args.source, args.validation_fraction)
     if args.kind == "parquet":
-        return sources.ParquetSource(args.source)
+        return sources.ParquetSource(args.source, args.classes)
     archive = None if args.kind == "imagenet" else _archive(args)
     with progress("listing", scale=1e6, unit="MB") as show:
         if archive is None:
@@ -207,6 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parquet = _kind(kinds, "parquet", "Parquet files as Hugging Face lays them out")
     parquet.add_argument("source", type=location, metavar="SOURCE", help="a file, or the folder that holds them")
+    parquet.add_argument(
+        "--classes", type=number(int, 2, 10**6), metavar="N", help="take the first N classes only (default: all)"
+    )
     _add_archive(_kind(kinds, "cifar10", "CIFAR-10: 60,000 images of 32x32 in 10 classes"))
     imagenette = _kind(kinds, "imagenette", "Imagenette: 13,394 ImageNet photos in 10 classes")
     _add_archive(imagenette)

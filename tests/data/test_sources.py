@@ -165,6 +165,38 @@ def test_parquet_rows_are_read_once_and_in_order(tmp_path: Path, rows: int, fold
     assert len(list(source.chunks("train", rows))) == -(-29 // rows)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 10, 100])
+def test_first_classes_of_parquet(tmp_path: Path, rows: int) -> None:
+    """Whether classes are mixed in a file or lie one after the other; a file without any of them is none of the source's."""
+    mixed = [number % 4 for number in range(22)]
+    sorted_ = [number // 5 for number in range(20)]
+    for stem, labels in (
+        ("train-00000-of-00003", mixed),
+        ("train-00001-of-00003", sorted_),
+        ("train-00002-of-00003", [3] * 6),
+    ):
+        write_parquet(tmp_path / f"{stem}.parquet", len(labels), list("wxyz"), label=pa.array(labels, pa.int64()))
+    write_parquet(tmp_path / "validation-00000-of-00001.parquet", 8, list("wxyz"))
+    source = ParquetSource(tmp_path, 2)
+    assert source.classes == ("w", "x")
+    expected = [
+        (f"{stem}/{row}", label)
+        for stem, labels in (("train-00000-of-00003", mixed), ("train-00001-of-00003", sorted_))
+        for row, label in enumerate(labels)
+        if label < 2
+    ]
+    assert source.splits["train"] == len(expected) == 12 + 10
+    chunks = list(source.chunks("train", rows))
+    assert [len(chunk) for chunk in chunks[:-1]] == [rows] * (len(chunks) - 1)
+    items = [list(source.read(chunk)) for chunk in chunks]
+    assert [len(one) for one in items] == [len(chunk) for chunk in chunks]
+    assert [(item.key, item.label) for one in items for item in one] == expected
+    assert all(item.data.decode() == item.key.replace("/", " ") for one in items for item in one)
+    assert source.description != ParquetSource(tmp_path, 3).description
+    with pytest.raises(UserError, match="has 4 classes, fewer than the 5 asked for"):
+        ParquetSource(tmp_path, 5)
+
+
 def test_validation_is_preferred_to_test(tmp_path: Path) -> None:
     for name, count in (("train", 9), ("validation", 4), ("test", 5)):
         write_parquet(tmp_path / f"{name}-00000-of-00001.parquet", count)

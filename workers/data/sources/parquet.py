@@ -4,12 +4,15 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from configs.errors import UserError
 from workers.data.sources.folder import VALIDATION_NAMES
@@ -28,10 +31,12 @@ class ParquetSource:
     there is no validation, becomes `validation`, unless it has no labels. A single file of any name is the training set. Keys are
     "<file's stem>/<row>": the paths inside such files are often null or repeated.
 
-    Raises UserError if there are no such files, or they lack the columns, naming those that are there.
+    first_classes: take the images of this many classes only, those with the lowest labels; None: all.
+
+    Raises UserError if there are no such files, or they lack the columns, naming those that are there, or have fewer classes.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, first_classes: int | None = None) -> None:
         given = Path(root).absolute()
         if not given.exists():
             raise UserError(f"no Parquet file or folder at {given}: give the folder that holds the *.parquet files")
@@ -53,16 +58,41 @@ class ParquetSource:
         self.classes = _class_names(schemas[first], self._label) or _numbered_classes(files["train"], self._label)
         if len(self.classes) < 2:
             raise UserError(f"{given} has one class only: a classifier needs two")
-        self._files = {
-            split: [(path.relative_to(self.root).as_posix(), pq.read_metadata(path).num_rows) for path in paths]
-            for split, paths in files.items()
-        }
-        self.splits = {split: sum(rows for _, rows in counts) for split, counts in self._files.items()}
         self.description = f"Parquet files in {given.resolve()}"
+        self._kept: dict[str, NDArray[np.int64]] = {}
+        """By file: the rows that are taken, where not all are."""
+        if first_classes is not None:
+            self._keep(first_classes, files)
+        self._files = {split: [self._rows_of(path) for path in paths] for split, paths in files.items()}
+        self.splits = {split: sum(rows for _, rows in counts) for split, counts in self._files.items()}
+
+    def _keep(self, classes: int, files: dict[str, list[Path]]) -> None:
+        if classes > len(self.classes):
+            raise UserError(f"{self.root} has {len(self.classes)} classes, fewer than the {classes} asked for")
+        self.classes = self.classes[:classes]
+        self.description += f", the first {classes} classes"
+        for path in (path for paths in files.values() for path in paths):
+            labels = pq.read_table(path, columns=[self._label]).column(self._label)
+            # Rows without a label are read, so that they are named as bad.
+            self._kept[self._name(path)] = np.flatnonzero(pc.fill_null(labels, -1).to_numpy() < classes)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _rows_of(self, path: Path) -> tuple[str, int]:
+        """Name, and how many of its rows are taken."""
+        name = self._name(path)
+        return name, len(self._kept[name]) if name in self._kept else pq.read_metadata(path).num_rows
 
     def chunks(self, split: str, rows: int) -> Iterator[RangesChunk]:
         """The split, in order of file and row, cut into ranges of `rows`; a range may span files."""
-        return cut(split, self._files[split], rows)
+        for chunk in cut(split, self._files[split], rows):
+            yield replace(chunk, ranges=tuple(self._range(*one) for one in chunk.ranges)) if self._kept else chunk
+
+    def _range(self, name: str, first: int, last: int) -> tuple[str, int, int]:
+        """From places among the rows taken to rows of the file."""
+        kept = self._kept[name]
+        return name, int(kept[first]), int(kept[last - 1]) + 1
 
     def stamp(self, chunk: Chunk) -> str:
         """See `Source`."""
@@ -89,7 +119,10 @@ class ParquetSource:
             for batch in file.iter_batches(READ_ROWS, groups, columns, use_threads=False):
                 images, labels = batch.column(self._image).field("bytes"), batch.column(self._label)
                 for index in range(max(first - row, 0), min(last - row, batch.num_rows)):
-                    yield self._item(f"{path.stem}/{row + index}", images[index].as_py(), labels[index].as_py())
+                    label = labels[index].as_py()
+                    if self._kept and label is not None and label >= len(self.classes):
+                        continue
+                    yield self._item(f"{path.stem}/{row + index}", images[index].as_py(), label)
                 row += batch.num_rows
 
     def _item(self, key: str, image: bytes | None, label: int | None) -> SourceItem:

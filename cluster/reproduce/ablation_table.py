@@ -1,0 +1,161 @@
+"""The ablations' table: errors by seeds, differences beside the paper's, verdicts; on the terminal, as JSON and as a picture."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.console import print_plan
+from cluster.reproduce.comparison import Noise, mean, pooled, spread, verdict
+from cluster.reproduce.variations import FULL, VARIATIONS
+from configs.errors import UserError
+
+KINDS = ("top1_error", "top5_error")
+Found = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Evaluations by network and number of views, as `cluster.reproduce.ablations.evaluated`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One kind of error of one network. All in percent; differences to the full network, + is worse."""
+
+    mean: float
+    spread: float | None
+    """Standard deviation between seeds."""
+    difference: float | None
+    limit: float | None
+    """What chance alone explains of the difference."""
+    paper: float | None
+    verdict: str
+
+
+def compare(found: Found, views: int, kind: str) -> dict[str, Cell]:
+    """A cell for each network."""
+    errors = {name: [100 * one[kind] for one in by_views[views]["members"]] for name, by_views in found.items()}
+    noise = pooled(errors)
+    return {name: _cell(name, errors, noise, kind) for name in errors}
+
+
+def _cell(name: str, errors: Mapping[str, list[float]], noise: Noise | None, kind: str) -> Cell:
+    own, full = errors[name], errors.get(FULL)
+    paper = VARIATIONS[name].top1 if kind == "top1_error" else VARIATIONS[name].top5
+    difference = limit = None
+    told = ""
+    if full and name != FULL:
+        difference = mean(own) - mean(full)
+        limit = noise.of_difference(len(own), len(full)) if noise else None
+        told = verdict(difference, limit, paper)
+    said = VARIATIONS[name].said
+    return Cell(
+        mean=mean(own),
+        spread=spread(own),
+        difference=difference,
+        limit=limit,
+        paper=None if said else paper,
+        verdict=told,
+    )
+
+
+def ensemble(found: Found) -> dict[str, float] | None:
+    """Top-1 and top-5 of the full network's seeds together against their mean, by views; None if there is one seed."""
+    full = found.get(FULL)
+    if full is None or len(full[1]["members"]) < 2:
+        return None
+    numbers = {}
+    for views, tested in full.items():
+        for kind in KINDS:
+            numbers[f"{kind}_{views}_members"] = 100 * mean([one[kind] for one in tested["members"]])
+            numbers[f"{kind}_{views}_ensemble"] = 100 * tested[kind]
+    return numbers
+
+
+def tell_and_write(out: Path, found: Found) -> None:
+    """Print the tables, and write ablations.json and ablations.png into `out`. Raises UserError if that cannot be written."""
+    cells = {(views, kind): compare(found, views, kind) for views in (1, 10) for kind in KINDS}
+    seeds = {name: len(by_views[1]["members"]) for name, by_views in found.items()}
+    _print(cells, seeds)
+    together = ensemble(found)
+    if together is not None:
+        _print_ensemble(together, seeds[FULL])
+    content = {
+        "units": "percent; differences to the full network, + is worse",
+        "seeds": seeds,
+        "networks": {
+            name: {
+                "what": VARIATIONS[name].what,
+                "source": VARIATIONS[name].source,
+                "paper": VARIATIONS[name].said or None,
+                **{f"{kind}_views{views}": asdict(by_name[name]) for (views, kind), by_name in cells.items()},
+            }
+            for name in found
+        },
+        "ensemble": together,
+    }
+    json_file, png = out / "ablations.json", out / "ablations.png"
+    try:
+        json_file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        _draw({name: cells[10, "top1_error"][name] for name in found if name != FULL}, png)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}") from None
+    print_plan([("JSON", str(json_file)), ("PNG", str(png))])
+
+
+def _print(cells: Mapping[tuple[int, str], Mapping[str, Cell]], seeds: Mapping[str, int]) -> None:
+    for (views, kind), by_name in cells.items():
+        what = f"{'top-1' if kind == 'top1_error' else 'top-5'} error, {'ten views' if views == 10 else 'centre'}"
+        table = Table(title=f"{what}, percent", title_justify="left")
+        for heading in ("network", "seeds", "mean", "spread", "worse by", "by chance", "paper"):
+            table.add_column(heading, justify="left" if heading == "network" else "right")
+        table.add_column("verdict")
+        for name, cell in by_name.items():
+            said = VARIATIONS[name].said
+            paper = said if said and cell.difference is not None else _signed(cell.paper)
+            table.add_row(
+                VARIATIONS[name].what,
+                str(seeds[name]),
+                f"{cell.mean:.2f}",
+                "" if cell.spread is None else f"{cell.spread:.2f}",
+                _signed(cell.difference),
+                "" if cell.limit is None else f"±{cell.limit:.2f}",
+                paper,
+                cell.verdict,
+            )
+        Console(highlight=False).print(table)
+
+
+def _print_ensemble(numbers: Mapping[str, float], seeds: int) -> None:
+    table = Table(title=f"{seeds} seeds of the full network, percent", title_justify="left")
+    for heading in ("", "top-1, centre", "top-1, ten views", "top-5, centre", "top-5, ten views"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row, what in (("members", "mean of the members"), ("ensemble", "ensemble")):
+        table.add_row(what, *(f"{numbers[f'{kind}_{views}_{row}']:.2f}" for kind in KINDS for views in (1, 10)))
+    Console(highlight=False).print(table)
+
+
+def _signed(number: float | None) -> str:
+    return "" if number is None else f"{number:+.2f}"
+
+
+def _draw(cells: Mapping[str, Cell], file: Path) -> None:
+    """Differences in top-1 error with ten views, what chance explains as grey bars, the paper's as crosses."""
+    from matplotlib.figure import Figure  # not pyplot, which looks for a screen
+
+    shown = {name: cell for name, cell in reversed(list(cells.items())) if cell.difference is not None}
+    figure = Figure(figsize=(7, 1.2 + 0.45 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    labels = [VARIATIONS[name].what for name in shown]
+    limits = [cell.limit or 0.0 for cell in shown.values()]
+    axes.barh(
+        labels, [2 * limit for limit in limits], left=[-limit for limit in limits], color="#dddddd", label="chance"
+    )
+    axes.plot([cell.difference or 0.0 for cell in shown.values()], labels, "o", color="black", label="here")
+    papers = [(cell.paper, VARIATIONS[name].what) for name, cell in shown.items() if cell.paper is not None]
+    axes.plot([paper for paper, _ in papers], [label for _, label in papers], "x", color="black", label="paper")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="top-1 error with ten views, percentage points worse than the full network")
+    axes.legend()
+    figure.savefig(file, dpi=150)

@@ -1,0 +1,1 @@
+"""A config's recipe in plain PyTorch, one process, without anything of `alexnet` or `workers`: an independent opponent."""

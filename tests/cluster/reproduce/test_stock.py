@@ -1,0 +1,283 @@
+"""The stock run: network and pictures against the reference, its update and rates, and that it goes on where it stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alexnet.schedule import Stages
+from cluster.reproduce.__main__ import main
+from cluster.reproduce.stock.data import Photos, TrainingCrops, views
+from cluster.reproduce.stock.network import build, layer_parameters, left_out
+from cluster.reproduce.stock.training import CHECKPOINT, Machine, Sums, Training, rate
+from cluster.run_folder import RunFolder
+from configs.errors import UserError
+from configs.geometry import layers
+from configs.loader import load
+from configs.schema import Network, ResponseNorm, StageSchedule
+from tests import reference
+from tests.cluster.runs import PROJECT
+from workers.data.dataset import Dataset
+
+MACHINE = Machine(threads=1, workers=0, device="cpu", channels_last=True)
+
+
+@pytest.mark.parametrize("name", ["tiny_imagenet.yaml", "original.yaml", "one_gpu.yaml", "tanh.yaml"])
+def test_has_the_layers_of_the_config(name: str) -> None:
+    network = load(name).network
+    with torch.device("meta"):
+        shapes = {(layer, kind): tuple(p.shape) for layer, kind, p in layer_parameters(build(network))}
+    expected = {(layer.name, "weights"): layer.weight_shape for layer in layers(network)}
+    assert shapes == expected | {(layer.name, "biases"): layer.bias_shape for layer in layers(network)}
+
+
+def _without_differences(network: Network) -> Network:
+    """The norm over all maps, no spatial norm, no dropout: what stock PyTorch has a module for."""
+    return replace(
+        network,
+        lrn=ResponseNorm(size=5, alpha=0.01, sees="all"),
+        spatial_lrn=None,
+        convs={
+            name: replace(conv, then=tuple(step for step in conv.then if step != "spatial_lrn"))
+            for name, conv in network.convs.items()
+        },
+        denses={name: replace(dense, dropout=0.0) for name, dense in network.denses.items()},
+    )
+
+
+def _pair(network: Network) -> tuple[torch.nn.Sequential, reference.Reference]:
+    """Stock's and the reference, float64, with the same weights."""
+    torch.manual_seed(0)
+    stock, other = build(network).double(), reference.Reference(network)
+    other.copy_weights(_parameters(stock))
+    return stock, other
+
+
+def _parameters(model: torch.nn.Sequential) -> list[tuple[str, str, torch.nn.Parameter]]:
+    return [(layer, kind, torch.nn.Parameter(weights)) for layer, kind, weights in layer_parameters(model)]
+
+
+def test_forward_equals_the_reference_where_torch_has_the_modules(little: Path) -> None:
+    network = _without_differences(load(little).network)
+    stock, other = _pair(network)
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    expected = other(images, {}).detach()
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(stock(images), expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+    # In-column norms are another function: the test would notice.
+    assert network.lrn is not None
+    own_columns = replace(network, lrn=replace(network.lrn, sees="column"))
+    assert (_pair(own_columns)[1](images, {}) - expected).abs().max() > 1e-9
+
+
+def test_what_is_otherwise_is_said(little: Path) -> None:
+    network = load(little).network
+    assert len(left_out(network)) == 3
+    assert not left_out(_without_differences(network))
+
+
+def test_updates_equal_the_papers_while_the_rate_stands_still(little: Path, tmp_path: Path) -> None:
+    config = load(little, [f"runs_folder={tmp_path}", "train.report_every_steps=1000"])
+    config = replace(config, network=_without_differences(config.network))
+    training = Training(config, RunFolder(config), MACHINE)
+    training.model.double()
+    other = reference.Reference(config.network)
+    other.copy_weights(_parameters(training.model))
+    steps = {key: torch.zeros_like(other.parameter(*key)) for key in _keys(config.network)}
+    images, labels = torch.randn(3, 8, 3, 32, 32, dtype=torch.float64), torch.randint(2, (3, 8))
+    for batch, answers in zip(images, labels, strict=True):
+        training._step(batch, answers, Sums())
+        loss = F.cross_entropy(other(batch, {}), answers)
+        gradients = torch.autograd.grad(loss, [other.parameter(*key) for key in steps])
+        for (key, step), gradient in zip(steps.items(), gradients, strict=True):
+            weights = key[1] == "weights"
+            reference.paper_update(
+                other.parameter(*key),
+                step,
+                gradient,
+                rate=0.02 if weights else 0.04,
+                momentum=0.9,
+                decay=0.0005 if weights else 0.0,
+            )
+    for layer, kind, parameter in layer_parameters(training.model):
+        torch.testing.assert_close(parameter, other.parameter(layer, kind), rtol=1e-9, atol=1e-12)
+
+
+def _keys(network: Network) -> list[tuple[str, str]]:
+    return [(layer.name, kind) for layer in layers(network) for kind in ("weights", "biases")]
+
+
+def test_rates_are_those_of_the_schedule() -> None:
+    schedule = load("original.yaml").schedule
+    assert isinstance(schedule, StageSchedule)
+    ours = Stages(schedule)
+    for epoch in np.linspace(0, 91, 183):
+        for layer, kind in (("conv1", "weights"), ("conv1", "biases"), ("fc6", "weights"), ("fc6", "biases")):
+            assert rate(schedule.stages, epoch, layer, kind) == ours.rates(epoch).of(layer, kind)
+
+
+def test_pictures_are_those_of_the_data_set(little: Path) -> None:
+    config = load(little)
+    dataset, photos = Dataset(config.data.path, "train"), Photos(config.data.path, "train")
+    assert len(photos) == len(dataset) == 30
+    buffer = np.empty((40, 40, 3), np.uint8)
+    for row in (0, 7, 8, 29):  # shards hold 8
+        image, label = photos[row]
+        dataset.decode_into(row, buffer)
+        assert label == dataset.label(row)
+        # Two builds of libjpeg may round otherwise.
+        assert np.abs(image.numpy().astype(int) - buffer.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("mean", ["centre", "position", "channel"])
+def test_views_equal_the_reference(little: Path, mean: Any) -> None:
+    config = load(little)
+    settings = replace(config.augment, mean=mean)
+    crops = TrainingCrops(replace(config, augment=settings))
+    whole = torch.stack([crops.whole(row) for row in range(3)])
+    seen = views(whole, crops.mean_SSC, 32, settings, 10)
+    places = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
+    expected = [
+        reference.preprocessed(
+            whole[:, y : y + 32, x : x + 32].numpy(),
+            np.load(crops.folder / crops.manifest["pixel_mean_file"]),
+            np.array([[y, x]] * 3),
+            mean=mean,
+            mirror_B=np.full(3, mirrored),
+            scale=config.augment.pixel_scale,
+        )
+        for y, x in places
+        for mirrored in (False, True)
+    ]
+    assert len(seen) == 10
+    for got, wanted in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(got.numpy(), wanted, rtol=0, atol=1e-5)
+    (centre,) = views(whole, crops.mean_SSC, 32, settings, 1)
+    assert torch.equal(centre, seen[8])
+
+
+def test_training_crops_are_random_mirrored_and_noisy(little: Path) -> None:
+    config = load(little)
+    plain = replace(config.augment, crop="centre", mirror=False, colour_noise=None)
+    still = TrainingCrops(replace(config, augment=plain))
+    (centre,) = views(still.whole(0)[None], still.mean_SSC, 32, plain, 1)
+    assert torch.equal(still[0][0], centre[0])
+
+    noisy = TrainingCrops(replace(config, augment=replace(config.augment, crop="centre", mirror=False)))
+    torch.manual_seed(0)
+    noise = config.augment.colour_noise
+    assert noise is not None
+    offsets = []
+    for _ in range(2000):
+        moved = noisy[0][0] * (1 + noise.strength) - centre[0]
+        assert float(moved.flatten(1).std(dim=1).max()) < 1e-5, "one offset for all pixels of a colour"
+        offsets.append(moved.mean(dim=(1, 2)) / config.augment.pixel_scale)
+    covariance = torch.cov(torch.stack(offsets).T)
+    wanted = torch.tensor(noisy.manifest["rgb_covariance"]) * noise.strength**2
+    assert (covariance - wanted).abs().max() < 0.1 * wanted.abs().max()
+    noisy.settings = replace(noisy.settings, colour_noise=replace(noise, until_epoch=1))
+    noisy.epoch = 1
+    assert torch.equal(noisy[0][0], centre[0])
+
+    moving = TrainingCrops(replace(config, augment=replace(config.augment, colour_noise=None)))
+    seen = {moving[0][0].numpy().tobytes() for _ in range(400)}
+    assert 100 < len(seen) <= 81 * 2, "9 x 9 places, mirrored or not"
+
+
+def _run(little: Path, name: str, *words: str) -> Path:
+    """A run of the command in this process."""
+    assert main(["stock", str(little), f"name={name}", "--threads", "1", *words]) == 0
+    config = load(little)
+    return Path(config.runs_folder) / f"{name}_stock"
+
+
+def test_a_whole_run_and_what_it_leaves(little: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _run(little, "whole")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["step"] == 3 * 4 and result["epochs"] == 3
+    for views_ in ("validation", "ten_views"):
+        assert result[views_]["images"] == 12
+        assert 0 <= result[views_]["top1_error"] <= 1
+    reports = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    kinds = [report["kind"] for report in reports]
+    assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("evaluation") == 3
+    rates = {
+        report["step"]: (report["weights_rate"], report["biases_rate"])
+        for report in reports
+        if "weights_rate" in report
+    }
+    assert rates[6] == (0.02, 0.04) and rates[8] == (0.002, 0.04)  # the rate falls after 1.5 epochs of 4 steps
+    assert "ten views" in capsys.readouterr().out
+    before = (folder / "log.jsonl").read_bytes()
+    assert main(["stock", str(little), "name=whole"]) == 0
+    assert "complete" in capsys.readouterr().out
+    assert (folder / "log.jsonl").read_bytes() == before
+
+
+def test_stopped_and_given_again_it_ends_as_if_never_stopped(little: Path) -> None:
+    whole = _run(little, "never")
+    stopped = _run(little, "once", "train.epochs=1", "--workers", "0")
+    assert json.loads((stopped / "result.json").read_text())["epochs"] == 1
+    assert _run(little, "once") == stopped
+    ends = [torch.load(folder / CHECKPOINT, weights_only=True) for folder in (whole, stopped)]
+    for name, weights in ends[0]["model"].items():
+        assert torch.equal(weights, ends[1]["model"][name]), name
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, stopped)]
+    assert results[0]["ten_views"] == results[1]["ten_views"]
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(little: Path) -> None:
+    command = [sys.executable, "-m", "cluster.reproduce", "stock", str(little), "name=broken", "train.epochs=2000"]
+    log = little.parent / "runs" / "broken_stock" / "log.jsonl"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    process = subprocess.Popen(
+        [*command, "--workers", "1", "--threads", "1"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while not (log.exists() and '"evaluation"' in log.read_text()):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "interrupted: the same command goes on from what is there"
+    assert "Traceback" not in errors
+    assert json.loads(log.read_text().splitlines()[-1])["ended"] == "stopped"
+    saved = torch.load(log.parent / CHECKPOINT, weights_only=True)["epochs"]
+    assert saved >= 1
+    _run(little, "broken", f"train.epochs={saved + 1}")
+    assert json.loads((log.parent / "result.json").read_text())["epochs"] == saved + 1
+
+
+def test_a_damaged_checkpoint_is_said(little: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _run(little, "damaged", "train.epochs=1")
+    file = folder / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:1000])
+    assert main(["stock", str(little), "name=damaged"]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_configs_that_torch_cannot_follow_are_refused(little: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stock", str(little), "name=half", "train.epochs=1.5"]) == 2
+    assert main(["stock", str(little), "name=half", "schedule={kind: plateau}"]) == 2
+    assert "schedule.kind must be stages" in capsys.readouterr().err
+    for name in ("cifar10_13pct.yaml", "no_exchange.yaml"):
+        with pytest.raises(UserError, match="PyTorch has no"):
+            build(load(name).network)
