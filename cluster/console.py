@@ -13,12 +13,12 @@ from rich.table import Table
 class RunConsole:
     """Progress of a run: one live line on a terminal, plain lines elsewhere.
 
-    quiet: of all that, only notes and warnings.
+    quiet: of all that, only notes and warnings. rich: where to (default: stdout).
     """
 
-    def __init__(self, total_steps: int, *, quiet: bool = False) -> None:
+    def __init__(self, total_steps: int, *, quiet: bool = False, rich: RichConsole | None = None) -> None:
         self._total, self._quiet = total_steps, quiet
-        self._rich = RichConsole(highlight=False)
+        self._rich = rich or RichConsole(highlight=False)
         self._status: Any = None
         self._first: tuple[int, float] | None = None
         self.last_train: dict[str, Any] | None = None
@@ -62,6 +62,11 @@ class RunConsole:
             )
         elif report["kind"] == "checkpoint" and self._status is None:
             self.message(f"saved {report['folder']}")
+        elif report["kind"] == "profile" and "file" in report:
+            self.message(
+                f"trace of steps {report['first']:,} to {report['last']:,}: {report['file']} "
+                f"({report['file_bytes'] / 1e6:.1f} MB); open it at https://ui.perfetto.dev, which keeps it on your machine"
+            )
         elif report["kind"] == "warning":
             self.note(f"note: {report['text']}")
 

@@ -31,6 +31,7 @@ from workers.init_from import init_from
 from workers.interfaces import interface_of
 from workers.loop import Loop
 from workers.mesh import Mesh
+from workers.profiling import Profiling, Trace
 from workers.program import Program
 from workers.progress import Progress, ProgressTeller
 
@@ -44,6 +45,7 @@ class ColumnWorker:
     def __init__(self, config: Config, mesh: Mesh, rank: int) -> None:
         self.config, self.mesh, self.rank = config, mesh, rank
         self.name = mesh.name(rank)
+        self._profiling: Profiling | None = None
         self._store: dist.TCPStore | None = None
         self._reports: list[dict[str, Any]] = []
         self._progress = ProgressTeller()
@@ -120,6 +122,10 @@ class ColumnWorker:
         recorded: bytes = torch._C._distributed_c10d._dump_fr_trace_json()  # type: ignore[attr-defined]  # not in its stubs
         return recorded.decode()
 
+    def trace(self) -> Trace | None:
+        """Of the steps that were profiled; None if there is none."""
+        return self._profiling.trace if self._profiling else None
+
     def stop(self) -> None:
         """Ask for a stop before the next item; all ranks agree on which that is."""
         self._stop.set()
@@ -194,6 +200,7 @@ class ColumnWorker:
             start=start,
             views=views,
         )
+        self._profiling = loop.profiling
         show = warnings.showwarning
 
         def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -210,6 +217,7 @@ class ColumnWorker:
         finally:
             warnings.showwarning = show
             loop.batches.close()
+            loop.profiling.close()
         return {"ended": ended, "step": loop.steps_done, "errors": errors}
 
     def _be_less_patient(self) -> None:
