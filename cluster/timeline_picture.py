@@ -14,7 +14,7 @@ from configs.errors import UserError
 Event = dict[str, Any]
 
 PHASES = {
-    "waiting for data": "#d62728",
+    "waiting for data": "#e377c2",
     "preprocess": "#c7c7c7",
     "forward": "#9edae5",
     "loss": "#dbdb8d",
@@ -50,7 +50,7 @@ def draw_timeline(run: str, out: str, step: int | None) -> int:
     begin, end, step = find_step(processes, step)
     lanes = lanes_of(processes)
     panels = [(begin, end)]
-    if (zoom := longest_exchange(lanes, begin, end)) is not None:
+    if (zoom := first_exchange(lanes, begin, end)) is not None:
         panels.append(zoom)
     try:
         _draw(lanes, panels, f"step {step}: {(end - begin) / 1e3:,.0f} ms", out)
@@ -117,18 +117,19 @@ def lanes_of(processes: dict[str, list[Event]]) -> list[Lane]:
     return found
 
 
-def longest_exchange(lanes: Sequence[Lane], begin: float, end: float) -> tuple[float, float] | None:
-    """A stretch of time around the exchange of this step that takes longest, all-reduces left out; None if there is none."""
-    exchanges = [
-        bar
-        for lane in lanes
-        for bar in lane.bars
-        if bar[3] in ("all-gather", "all-to-all") and begin <= bar[0] and bar[0] + bar[1] <= end
-    ]
-    if not exchanges:
+def first_exchange(lanes: Sequence[Lane], begin: float, end: float) -> tuple[float, float] | None:
+    """The stretch of time in which the columns deal with the step's first exchange; None if there is none."""
+    firsts, lasts = [], []
+    for lane in lanes:
+        inside = sorted(bar for bar in lane.bars if begin <= bar[0] < end)
+        begins = [bar[0] for bar in inside if bar[3] == "begin exchange"]
+        if begins:
+            firsts.append(begins[0])
+            lasts += [bar[0] + bar[1] for bar in inside if bar[3] == "others' part" and bar[0] > begins[0]][:1]
+    if not lasts:
         return None
-    start, length, *_ = max(exchanges, key=lambda bar: bar[1])
-    return max(begin, start - 0.6 * length), min(end, start + 1.8 * length)
+    start, stop = min(firsts), max(lasts)
+    return max(begin, start - 0.08 * (stop - start)), min(end, stop + 0.08 * (stop - start))
 
 
 def _collective(event: Event) -> str | None:
@@ -171,7 +172,7 @@ def _draw(lanes: Sequence[Lane], panels: Sequence[tuple[float, float]], title: s
         axes.set_xlim((begin - zero) / 1e3, (end - zero) / 1e3)
         axes.set_ylim(len(lanes) - 0.4, -0.6)
         axes.tick_params(axis="x", labelsize=8)
-        axes.set_title(title if number == 1 else "the exchange that takes longest", fontsize=9, loc="left")
+        axes.set_title(title if number == 1 else "its first exchange", fontsize=9, loc="left")
     axes.set_xlabel("ms from the beginning of the step", fontsize=8)
     shown = {**PARTS, **{f"{kind} under way": colour for kind, colour in UNDER_WAY.items()}}
     shown |= {"decoding": DECODING, "waiting for data": PHASES["waiting for data"]}
