@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alexnet.exchange import Exchange
+from alexnet.ranges import named
 
 
 class Operation(Protocol):
@@ -70,13 +71,15 @@ class _AcrossColumns(torch.autograd.Function):
     ) -> Tensor:
         mine, each = exchange.column, own.shape[1]
         gathering = exchange.begin_gather(own)
-        # Under autocast the pieces travel, and the parts are computed, in the input's own type.
-        slices = weight.to(own.dtype).split(each, dim=1)
-        y = operation.forward(own, slices[mine], bias.to(own.dtype))
+        with named("own part"):
+            # Under autocast the pieces travel, and the parts are computed, in the input's own type.
+            slices = weight.to(own.dtype).split(each, dim=1)
+            y = operation.forward(own, slices[mine], bias.to(own.dtype))
         parts = gathering.end()
-        for column, part in enumerate(parts):
-            if column != mine:
-                y += operation.forward(part, slices[column], None)
+        with named("others' part"):
+            for column, part in enumerate(parts):
+                if column != mine:
+                    y += operation.forward(part, slices[column], None)
         ctx.save_for_backward(weight, own, *(part for column, part in enumerate(parts) if column != mine))
         ctx.exchange, ctx.operation = exchange, operation
         return y
@@ -88,17 +91,20 @@ class _AcrossColumns(torch.autograd.Function):
         grad, mine = grads[0], exchange.column
         parts: Sequence[Tensor] = [*others[:mine], own, *others[mine:]]
         slices = weight.to(own.dtype).split(own.shape[1], dim=1)
-        theirs = {
-            column: operation.of_input(grad, parts[column], slices[column])
-            for column in range(exchange.columns)
-            if column != mine
-        }
+        with named("others' part"):
+            theirs = {
+                column: operation.of_input(grad, parts[column], slices[column])
+                for column in range(exchange.columns)
+                if column != mine
+            }
         sending = exchange.begin_send(theirs, own)
-        of_weight = torch.cat(
-            [operation.of_weight(grad, x, piece) for x, piece in zip(parts, slices, strict=True)], dim=1
-        )
-        of_bias = grad.sum(dim=[dim for dim in range(grad.dim()) if dim != 1], dtype=weight.dtype)
-        pieces = {mine: operation.of_input(grad, own, slices[mine]), **sending.end()}
+        with named("own part"):
+            of_weight = torch.cat(
+                [operation.of_weight(grad, x, piece) for x, piece in zip(parts, slices, strict=True)], dim=1
+            )
+            of_bias = grad.sum(dim=[dim for dim in range(grad.dim()) if dim != 1], dtype=weight.dtype)
+            of_mine = operation.of_input(grad, own, slices[mine])
+        pieces = {mine: of_mine, **sending.end()}
         of_own = pieces[0]
         for column in range(1, exchange.columns):
             of_own = of_own + pieces[column]

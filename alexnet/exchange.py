@@ -17,8 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from alexnet.ranges import named
+
 # torch 2.13 renamed it; 2.11 has only the older name.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+BEGINNING, WAITING = "begin exchange", "waiting for exchange"
+"""Names in a trace."""
 
 
 class Reductions(Protocol):
@@ -80,14 +85,16 @@ class ColumnExchange:
 
     def begin_gather(self, own_BC: Tensor) -> "Gathering":
         """Send this column's part to the others; `end` waits and returns all columns' parts, in order. Not differentiable."""
-        return _Gathering(self, own_BC)
+        with named(BEGINNING):
+            return _Gathering(self, own_BC)
 
     def begin_send(self, pieces: dict[int, Tensor], like: Tensor) -> "Sending":
         """Send every other column its piece; `end` waits and returns what they sent, by column. Not differentiable.
 
         like: a tensor that lies in memory as on every column; the pieces travel so, however a library laid them out.
         """
-        return _Sending(self, pieces, like)
+        with named(BEGINNING):
+            return _Sending(self, pieces, like)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over columns. Not differentiable."""
@@ -100,7 +107,8 @@ class ColumnExchange:
     def _reduce(self, values: Tensor, operation: Any) -> Tensor:
         values = values.detach().clone()
         started = time.perf_counter()
-        dist.all_reduce(values, operation, group=self.group)
+        with named("waiting for all-reduce"):
+            dist.all_reduce(values, operation, group=self.group)
         self._count(values.numel(), values.element_size(), started)
         return values
 
@@ -122,7 +130,8 @@ class _Gathering:
 
     def end(self) -> list[Tensor]:
         started = time.perf_counter()
-        self._work.wait()
+        with named(WAITING):
+            self._work.wait()
         self._exchange._count(self._sent.numel(), self._sent.element_size(), started)
         parts = [_maps(part, self._last) for part in self._parts.chunk(self._exchange.columns)]
         parts[self._exchange.column] = self._mine
@@ -147,7 +156,8 @@ class _Sending:
     def end(self) -> dict[int, Tensor]:
         started = time.perf_counter()
         assert self._work is not None
-        self._work.wait()
+        with named(WAITING):
+            self._work.wait()
         self._exchange._count(self._sent.numel() // len(self._others), self._sent.element_size(), started)
         received = self._received.chunk(len(self._others))
         return {column: _maps(piece, self._last) for column, piece in zip(self._others, received, strict=True)}

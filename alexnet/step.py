@@ -14,6 +14,7 @@ from alexnet.loss import cross_entropy, probabilities, target_rank, target_value
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from alexnet.precision import Precision, autocast
+from alexnet.ranges import named
 from alexnet.schedule import Rates
 from alexnet.views import centre_view, ten_views
 
@@ -65,17 +66,25 @@ class Step:
         """
         assert self.optimizer is not None, "a step made for testing cannot train"
         self.model.train()
-        images = self.preprocess(batch.images_BHWC, batch.offsets_B2, batch.mirror_B, batch.colour_BC, batch.noisy_B)
+        with named("preprocess"):
+            images = self.preprocess(
+                batch.images_BHWC, batch.offsets_B2, batch.mirror_B, batch.colour_BC, batch.noisy_B
+            )
         last = part == parts - 1
         if part == 0:
             self.optimizer.zero_grad()
         with self._silent_unless(last):
-            logits_BC = self._logits(self.forward, images, batch.keys_B)
-            loss, losses_B = self._loss(logits_BC, batch)
-            (loss if parts == 1 else loss / parts).backward()
+            with named("forward"):
+                logits_BC = self._logits(self.forward, images, batch.keys_B)
+            with named("loss"):
+                loss, losses_B = self._loss(logits_BC, batch)
+            with named("backward"):
+                (loss if parts == 1 else loss / parts).backward()
         if last:
-            self.optimizer.step(rates)
-        return self._sums(logits_BC, losses_B, batch)
+            with named("update"):
+                self.optimizer.step(rates)
+        with named("errors"):
+            return self._sums(logits_BC, losses_B, batch)
 
     def test(self, batch: Batch) -> Tensor:
         """The `sums` of this replica's images in the testing form of the network."""

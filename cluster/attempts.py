@@ -25,6 +25,7 @@ from cluster.reporting import Reporting
 from cluster.run_folder import RunFolder
 from cluster.signals import Interrupted, StopSignals
 from cluster.supervisor import Supervisor
+from cluster.traces import with_traces
 
 if TYPE_CHECKING:
     from workers.checkpoint import Checkpoint
@@ -120,9 +121,11 @@ class Attempts:
         for name, pid in group.data_pids.items():
             console.message(f"{name}: pid {pid}")
         self.signals.gentle = True
-        supervisor = Supervisor(
-            group, self.signals, self.reporting.report, self.reporting.note, self._room_for_more(group.plan)
-        )
+
+        def heard(report: dict[str, Any]) -> None:
+            self.reporting.report(with_traces(report, group, self.run.path, self.reporting.note))
+
+        supervisor = Supervisor(group, self.signals, heard, self.reporting.note, self._room_for_more(group.plan))
         self.reporting.feeds = supervisor.feed_counts
         try:
             outcome = supervisor.watch(group.train(self.run.checkpoints, start))

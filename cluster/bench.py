@@ -19,6 +19,7 @@ what is measured:
   columns   two column processes over gloo against one process
   data      images/s of a data worker against DataLoader with Pillow, and Ray Data
   feed      a real run of original.yaml's columns: who waits for whom, what feed and driver cost, memory
+  seeing    a real run with all that is to be seen of it (reports, files, metrics, live line, dashboard), and without
   saves     a checkpoint of original.yaml by two columns on CPUs: copy, commit, and what it takes from training
   plan      steps as `cluster.train --plan` predicts them, after a calibration, beside real ones: meshes, batches, widths
   peers     loaders side by side: images/s, first batch, edges of epochs, resume, death of a worker
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=[*TORCH_ALONE, "data", "feed", "saves", "plan", "peers", "all"])
+    parser.add_argument("what", choices=[*TORCH_ALONE, "data", "feed", "seeing", "saves", "plan", "peers", "all"])
     parser.add_argument("--batch", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after two to warm up (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of a contender in one process (default 2)")
@@ -103,6 +104,11 @@ def _kinds(args: argparse.Namespace, device: str) -> dict[str, Callable[[], dict
 
         return feed(args.batch)
 
+    def seeing() -> dict[str, Any]:
+        from cluster.benchmarks.seeing import seeing
+
+        return seeing(args.batch, args.rounds)
+
     def saves() -> dict[str, Any]:
         from cluster.benchmarks.saves import saves
 
@@ -127,6 +133,7 @@ def _kinds(args: argparse.Namespace, device: str) -> dict[str, Callable[[], dict
         "columns": lambda: steps.columns(args.batch, args.rounds, args.threads, args.precision),
         "data": data,
         "feed": feed,
+        "seeing": seeing,
         "saves": saves,
         "plan": plan,
         "peers": peers,

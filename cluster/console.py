@@ -1,6 +1,8 @@
 """What people see while something runs: the plan, one line per report, and tables at the end."""
 
+import contextlib
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,12 +15,12 @@ from rich.table import Table
 class RunConsole:
     """Progress of a run: one live line on a terminal, plain lines elsewhere.
 
-    quiet: of all that, only notes and warnings.
+    quiet: of all that, only notes and warnings. rich: where to (default: stdout).
     """
 
-    def __init__(self, total_steps: int, *, quiet: bool = False) -> None:
+    def __init__(self, total_steps: int, *, quiet: bool = False, rich: RichConsole | None = None) -> None:
         self._total, self._quiet = total_steps, quiet
-        self._rich = RichConsole(highlight=False)
+        self._rich = rich or RichConsole(highlight=False)
         self._status: Any = None
         self._first: tuple[int, float] | None = None
         self.last_train: dict[str, Any] | None = None
@@ -45,7 +47,7 @@ class RunConsole:
 
     def note(self, text: str) -> None:
         """Say what people should know of even if they want to hear little."""
-        self._rich.print(text, markup=False, soft_wrap=True)
+        self._rich.print(_fitted(text, self._rich), markup=False, soft_wrap=True)
 
     def report(self, report: dict[str, Any]) -> None:
         if report["kind"] == "start":
@@ -64,6 +66,11 @@ class RunConsole:
             )
         elif report["kind"] == "checkpoint" and self._status is None:
             self.message(f"saved {report['folder']}")
+        elif report["kind"] == "profile" and "file" in report:
+            self.message(
+                f"trace of steps {report['first']:,} to {report['last']:,}: {report['file']} "
+                f"({report['file_bytes'] / 1e6:.1f} MB); open it at https://ui.perfetto.dev, which keeps it on your machine"
+            )
         elif report["kind"] == "warning":
             self.note(f"note: {report['text']}")
 
@@ -84,6 +91,14 @@ class RunConsole:
         ]
 
 
+def _fitted(text: str, to: RichConsole, indent: int = 0) -> str:
+    """On a terminal, lines that break between words; paths stay whole. What is read later is not broken at all."""
+    if not to.is_terminal:
+        return text
+    settings: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * indent}
+    return "\n".join(textwrap.fill(line, to.width, **settings) for line in text.split("\n"))
+
+
 LEAST_WANTED = ("rate", "top-5", "exchange", "epoch", "data wait", "top-1", "ETA", "step")
 """What a narrow terminal does without, first to last, by how it begins."""
 
@@ -102,8 +117,10 @@ def errors_line(report: dict[str, Any]) -> str:
 
 
 def print_plan(lines: Iterable[tuple[str, str]]) -> None:
+    """On a terminal, what is too long for a line goes on below its beginning."""
+    terminal = RichConsole()
     for what, how_much in lines:
-        print(f"{what:<13}{how_much}")
+        print(_fitted(f"{what:<13}{how_much}", terminal, indent=13))
     sys.stdout.flush()
 
 
@@ -140,13 +157,16 @@ def progress(what: str, *, scale: float = 1.0, unit: str = "") -> Iterator[Calla
             TextColumn("ETA"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=None, line="")
+        with contextlib.ExitStack() as shown:
+            bar = Progress(*columns, console=console)
 
             def show(done: int, total: int) -> None:
+                if not bar.tasks:  # what has nothing to do leaves no empty bar behind
+                    shown.enter_context(bar)
+                    bar.add_task("", line="")
                 rate = done / max(time.monotonic() - started, 1e-9)
                 line = f"{done / scale:,.0f} of {total / scale:,.0f} {unit}, {rate / scale:,.0f}/s"
-                bar.update(task, completed=done, total=total, line=line)
+                bar.update(bar.tasks[0].id, completed=done, total=total, line=line)
 
             yield show
         return

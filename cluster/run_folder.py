@@ -33,12 +33,13 @@ CHANGEABLE = (
     "train.epochs",
     "train.steps",
     "train.report_every_steps",
+    "train.profile_steps",
 )
 
 
 class RunFolder:
     """`config.yaml` (all settings), `environment.json` (what each start ran on), `log.jsonl` (one report per line), `events/`
-    (the same for TensorBoard), `checkpoints/`, and at the end `result.json`."""
+    (the same for TensorBoard), `checkpoints/`, `profile/` if it was asked for, and at the end `result.json`."""
 
     def __init__(self, config: Config) -> None:
         self.path = Path(config.runs_folder) / config.name

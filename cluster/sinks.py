@@ -20,8 +20,8 @@ MOST_WAITING = 1000
 class Sink(Protocol):
     """What a run's reports are given to, in order. Any exception means that this sink wants no more of them.
 
-    A report is a dictionary that JSON can express. Always there are `kind` (start, train, evaluation, checkpoint, warning,
-    verdict, restart or end), `step` (updates made) and `time` (seconds since 1970).
+    A report is a dictionary that JSON can express. Always there are `kind` (start, train, evaluation, checkpoint, profile,
+    warning, verdict, restart or end), `step` (updates made) and `time` (seconds since 1970).
     """
 
     def report(self, report: dict[str, Any]) -> None: ...

@@ -50,6 +50,7 @@ def run_training(
             f"no data set at {config.data.path}; make one with "
             f"`python -m cluster.prepare folder SOURCE --out {config.data.path}`, or set data.path"
         )
+    _check_profile(plan)
     if not check_only and _complete(run, plan):
         return 0
     _say_init(run)
@@ -86,6 +87,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
     run.open()
     start = run.to_go_on_from(lambda text: print(f"note: {text}", flush=True))
     _check_start(run, start)
+    _say_profile(run, start)
     keep_facts(run.path, run.config)
     started = time.monotonic()
     with (
@@ -176,6 +178,13 @@ def _check_start(run: RunFolder, start: "Checkpoint | None") -> None:
         )
 
 
+def _check_profile(plan: Plan) -> None:
+    """Raises UserError if the run ends before the steps that are to be profiled."""
+    profiled, steps = plan.config.train.profile_steps, plan.program().total_steps
+    if profiled is not None and profiled[1] > steps:
+        raise UserError(f"train.profile_steps ends at update {profiled[1]:,}, and the run has {steps:,}")
+
+
 def _say_init(run: RunFolder) -> None:
     """Which layers a run begins with, and which begin anew. Raises UserError if `train.init_from` leads nowhere."""
     if run.config.train.init_from is None or run.latest() is not None:
@@ -183,6 +192,13 @@ def _say_init(run: RunFolder) -> None:
     from workers.init_from import find_start
 
     print(find_start(run.config.train, run.config.network), flush=True)
+
+
+def _say_profile(run: RunFolder, start: "Checkpoint | None") -> None:
+    """A setting that has no effect says so."""
+    profiled = run.config.train.profile_steps
+    if profiled and start and start.step >= profiled[1] and not (run.path / "profile").exists():
+        print(f"note: the run goes on after step {start.step:,}, so train.profile_steps={list(profiled)} has no effect")
 
 
 def _where_it_goes_on(run: RunFolder) -> str:

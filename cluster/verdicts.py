@@ -165,7 +165,7 @@ def no_progress(reports: Reports, setting: Setting, now: float) -> Verdict | Non
     return Verdict(
         key="progress",
         text=f"no progress for {clock(silent)}, after step {last['step']:,}; a report comes every {clock(usual)} or so. "
-        "What each process is doing: the stack traces in Ray's dashboard (Actors)",
+        "What each process is doing: `py-spy dump --pid PID` on its machine (pids: Actors in Ray's dashboard)",
         over="it goes on",
         grade=math.log2(silent / limit),
     )

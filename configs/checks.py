@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 from configs.geometry import layers, share
-from configs.schema import Config, DiscreteExponentialSchedule, Network, PlateauSchedule
+from configs.schema import Config, DiscreteExponentialSchedule, Network, PlateauSchedule, Train
+
+MOST_PROFILED_STEPS = 20
+"""A trace of a step takes some hundreds of kB, and a browser shows no more than some hundreds of MB."""
 
 
 def impossible_combinations(config: Config) -> list[tuple[str, str]]:
@@ -78,11 +81,26 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
             "train.batch_size",
             f"{train.batch_size} images cannot be split over cluster.replicas = {replicas}",
         )
+    yield from _profile(train)
     names = _layer_names(config.network)
     yield from _unknown("optimizer.weight_decay_of", config.optimizer.weight_decay_of, names)
     if train.init_layers is not None and train.init_from is None:
         yield "train.init_layers", "says what to take from train.init_from, which is not set; set it, or leave this out"
     yield from _unknown("train.init_layers", train.init_layers or (), names)
+
+
+def _profile(train: Train) -> Iterator[tuple[str, str]]:
+    if train.profile_steps is None:
+        return
+    first, last = train.profile_steps
+    if not first < last <= first + MOST_PROFILED_STEPS - 1:
+        yield (
+            "train.profile_steps",
+            f"is [first, last] of at least 2 and at most {MOST_PROFILED_STEPS} updates, not [{first}, {last}]; for instance "
+            f"[{first}, {first + 5}]",
+        )
+    if train.steps is not None and last > train.steps:
+        yield "train.profile_steps", f"ends at update {last}, and the run at train.steps = {train.steps}"
 
 
 def _layer_names(network: Network) -> list[str]:

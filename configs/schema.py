@@ -147,6 +147,9 @@ class Train(Section):
     """Evaluations in the course of training; null: only at the end."""
     evaluate_batch_size: Count = 128
     """Images per replica and forward pass when testing."""
+    profile_steps: tuple[Count, Count] | None = None
+    """[first, last] of up to 20 updates of which torch's profiler writes a trace into the run's folder; null: none. It
+    changes nothing that is learned, and these updates take a little longer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from workers.init_from import init_from
 from workers.interfaces import interface_of
 from workers.loop import Loop
 from workers.mesh import Mesh
+from workers.profiling import Profiling, Trace
 from workers.program import Program
 from workers.progress import Progress, ProgressTeller
 
@@ -58,6 +59,7 @@ class ColumnWorker:
     def __init__(self, config: Config, mesh: Mesh, rank: int) -> None:
         self.config, self.mesh, self.rank = config, mesh, rank
         self.name = mesh.name(rank)
+        self._profiling: Profiling | None = None
         self._store: dist.TCPStore | None = None
         self._reports: list[dict[str, Any]] = []
         self._progress = ProgressTeller()
@@ -167,6 +169,10 @@ class ColumnWorker:
         recorded: bytes = torch._C._distributed_c10d._dump_fr_trace_json()  # type: ignore[attr-defined]  # not in its stubs
         return recorded.decode()
 
+    def trace(self) -> Trace | None:
+        """Of the steps that were profiled; None if there is none."""
+        return self._profiling.trace if self._profiling else None
+
     def stop(self) -> None:
         """Ask for a stop before the next item; all ranks agree on which that is."""
         self._stop.set()
@@ -241,6 +247,7 @@ class ColumnWorker:
             start=start,
             views=views,
         )
+        self._profiling = loop.profiling
         show = warnings.showwarning
 
         def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -257,6 +264,7 @@ class ColumnWorker:
         finally:
             warnings.showwarning = show
             loop.batches.close()
+            loop.profiling.close()
         return {"ended": ended, "step": loop.steps_done, "errors": errors}
 
     def _getter(self, feeder: Any) -> Callable[[int], list[Any]]:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet.exchange import ColumnExchange
+from alexnet.ranges import named
 from alexnet.schedule import Plateau, Stages
 from alexnet.step import Step
 from configs.loader import to_dict
@@ -19,6 +20,7 @@ from workers.checkpoint import Checkpoint
 from workers.checkpoint_store import keyless
 from workers.mesh import Mesh
 from workers.meters import Exchanged, Meter
+from workers.profiling import Profiling
 from workers.program import Item, Program
 from workers.progress import ProgressTeller
 from workers.saving import Saver
@@ -60,6 +62,7 @@ class Loop:
         self.evaluated = self.start.evaluated if self.start else True
         """Whether the evaluation that is due after `steps_done` updates has been done."""
         self._training, self._testing = Meter(), Meter()
+        self.profiling = Profiling(self.config.train.profile_steps, self.mesh.device, self.group)
         self._known: set[str] = set()
         """Kinds of items that have been done before."""
         self._previous: torch.cuda.Event | None = None
@@ -104,9 +107,11 @@ class Loop:
 
     def _train(self, item: Item) -> None:
         rates = self.schedule.rates(self.program.epoch_at(item.step - 1))
-        with self._training.measure("steps"):
+        if item.begins_step:
+            self.profiling.begin(item.step)
+        with self._training.measure("steps"), named(f"step {item.step}"):
             self._begin(f"waiting for the data of step {item.step}", "train")
-            with self._training.measure("data"):
+            with self._training.measure("data"), named("waiting for data"):
                 batch = next(self.batches)
             self._begin(f"computing step {item.step}", "train")
             self._training.add(self.step.train(batch, rates, part=item.part, parts=item.parts))
@@ -120,6 +125,8 @@ class Loop:
         self.evaluated = not self.program.evaluates_after(item.step)
         if item.step % self.config.train.report_every_steps == 0 or not self.evaluated:
             self._report_training()
+        if profiled := self.profiling.end(item.step):
+            self.report({**profiled, "step": item.step})
 
     def _begin(self, doing: str, kind: str) -> None:
         """Tell what is done now. The first of a kind may be compiled on the way, or wait for a cache to be filled."""
@@ -176,7 +183,8 @@ class Loop:
         """
         failed = self._saver is not None and self._saver.has_failed
         flags = torch.tensor([int(self.asked_to_stop()), int(failed)])
-        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
+        with named("agreeing to go on"):
+            dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
         stop, failed_anywhere = flags.tolist()
         if failed_anywhere:
             self._finish_saving()

@@ -13,7 +13,7 @@ from torch import nn
 from alexnet.network import AlexNet, Column
 from cluster.benchmarks.contenders import network, stock
 from cluster.benchmarks.steps import FLOP_PER_IMAGE
-from tests.cluster.runs import PROJECT
+from tests.cluster.runs import PROJECT, SMALL
 
 
 def test_stock_and_ours_are_the_same_network() -> None:
@@ -61,3 +61,26 @@ def test_layers_benchmark_counts_all_operations_of_a_step(tmp_path: Path) -> Non
     assert [part["name"] for part in figures["parts"]][:3] == ["conv1", "conv1_lrn", "conv1 pool"]
     assert all(part["bytes"] > 0 and min(part["seconds"]) > 0 for part in figures["parts"])
     assert "GFLOP/s in a matrix product" in printed
+
+
+def test_seeing_benchmark_runs_with_everything_and_with_nothing(tmp_path: Path) -> None:
+    """One round without a warm-up, of a small network; each turn is a run on a Ray of its own."""
+    program = (
+        "import json, sys\n"
+        "from cluster.benchmarks import rounds\n"
+        "from cluster.benchmarks.seeing import seeing\n"
+        "from configs.loader import load\n"
+        "rounds.WARM_UP = 0\n"
+        "print(json.dumps(seeing(200, 1, load(sys.argv[1], ['train.steps=1']))))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", program, str(SMALL)]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    off, on = figures["nothing seen"], figures["everything seen"]
+    assert len(off) == len(on) == 1 and min(*off, *on) > 0
+    assert figures["cost"] == on[0] / off[0] - 1
+    assert "seeing costs" in done.stdout

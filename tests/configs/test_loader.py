@@ -274,6 +274,15 @@ REFUSED: list[tuple[list[str], str, str]] = [
         "train.init_layers.conv9",
         "there are conv1, conv2, classifier",
     ),
+    (["train.profile_steps=[5, 5]"], "train.profile_steps", "at least 2 and at most 20 updates, not [5, 5]"),
+    (["train.profile_steps=[5, 25]"], "train.profile_steps", "for instance [5, 10]"),
+    (["train.profile_steps=[0, 5]"], "train.profile_steps.0", "greater than or equal to 1, not 0"),
+    (["train.profile_steps=5"], "train.profile_steps", "not 5"),
+    (
+        ["train.profile_steps=[3, 8]", "train.epochs=null", "train.steps=7"],
+        "train.profile_steps",
+        "ends at update 8, and the run at train.steps = 7",
+    ),
     (["augment.crop=center"], "augment.crop", "'random' or 'centre', not 'center'"),
     (["network.spatial_lrn={sees: all}"], "network.spatial_lrn.sees", "a norm over positions sees one map"),
     (

@@ -117,6 +117,7 @@ NET_145: dict[str, tuple[Any, str]] = {
     "train.report_every_steps": (20, "changes nothing that is learned"),
     "train.evaluate_every_epochs": (1.0, "changes nothing that is learned, with a schedule of epochs"),
     "train.evaluate_batch_size": (128, "changes nothing that is learned"),
+    "train.profile_steps": (None, "changes nothing that is learned"),
 }  # fmt: skip
 
 LEARNED = {"network", "augment", "optimizer", "schedule", "train"}

@@ -1,4 +1,5 @@
-"""The data worker: from a request to a batch of uint8 crops, labels and draws. It keeps no state between requests.
+"""The data worker: from a request to a batch of uint8 crops, labels and draws. It keeps nothing between requests but
+a diary, which says when it made the last ones.
 
 Runs as a Ray actor. It returns the batch (never puts it into the object store itself), so that the caller owns it and the
 worker may die; any other worker makes the same batch from the same request.
@@ -9,6 +10,7 @@ for it. In testing there is no standing in, for the error rate would be that of 
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,8 @@ from workers.program import Request
 
 MOST_SUBSTITUTES = 20
 """For one place; where so many in a row are damaged, hardly any image is whole."""
+DIARY_BATCHES = 256
+"""Of which it is remembered when they were made."""
 LOOK_AHEAD = 16_384
 """Images of the stream, from the first request on, whose shards are brought into a cache before the others."""
 
@@ -67,12 +71,17 @@ class DataWorker:
         noise = config.augment.colour_noise
         self._basis = None if noise is None else colour_basis(noise, pixel_statistics(self._manifest, folder))
         self._fetches_ahead = False
+        self._diary: deque[tuple[float, float, int]] = deque(maxlen=DIARY_BATCHES)
 
     def __repr__(self) -> str:
         return self.name
 
     def pid(self) -> int:
         return os.getpid()
+
+    def diary(self) -> list[tuple[float, float, int]]:
+        """Of the last batches: when it began with each, in seconds since 1970, seconds that it took, and images."""
+        return list(self._diary)
 
     def batch(self, request: Request) -> dict[str, Any]:
         """numpy arrays: images uint8 [B, crop, crop, 3], labels int64 [B], offsets int64 [B, 2]; in training also mirror bool
@@ -85,7 +94,7 @@ class DataWorker:
         self._fetch_ahead(request)
         wanted = _wanted(request)
         made = self._train_batch(wanted) if request.split == "train" else self._centres(wanted)
-        return {**made, "decoded": request.count, "seconds": time.perf_counter() - started}
+        return self._done(made, request, started)
 
     def views_batch(self, request: Request) -> dict[str, Any]:
         """Whole validation images, from which views are cut on the device: images uint8 [B, size, size, 3], labels int64 [B];
@@ -100,7 +109,12 @@ class DataWorker:
         rows, size = _wanted(request), self._manifest.image_size
         made = self._read(self._validation, rows, np.zeros((len(rows), 2), np.int64), size)
         del made["offsets"]
-        return {**made, "decoded": request.count, "seconds": time.perf_counter() - started}
+        return self._done(made, request, started)
+
+    def _done(self, made: dict[str, Any], request: Request, started: float) -> dict[str, Any]:
+        seconds = time.perf_counter() - started
+        self._diary.append((time.time() - seconds, seconds, request.count))
+        return {**made, "decoded": request.count, "seconds": seconds}
 
     def _train_batch(self, samples: I64) -> dict[str, Any]:
         epochs, positions, rows = self._order.at(samples)
