@@ -56,7 +56,7 @@ SUBSTITUTES = {
     "[key=value ...]": "",
     "NAME.yaml": "tanh.yaml",
     "$seed": "1",
-    "data.path=...": "data.path=data/photos",
+    "data.path=...": "data.path=data/not-prepared",
     "data/imagenet ": "data/photos ",
     "PHOTO.jpg": "PHOTOS/train/class_0/0.jpg",
     "FOLDER": "PHOTOS/validation",
@@ -202,13 +202,11 @@ def test_commands_of_the_documents(document: str, command: str, request: pytest.
     assert main_of(module)([*(["--plan"] if what == "plan" else []), *arguments]) == 0
 
 
-def helps() -> Iterator[tuple[str, ...]]:
-    yield from ((name,) for name in COMMANDS)
-    kinds = ("imagenet", "folder", "parquet", "cifar10", "imagenette", "tiny-imagenet", "verify", "stats", "upload")
-    yield from (("prepare", kind) for kind in kinds)
+KINDS = ("imagenet", "folder", "parquet", "cifar10", "imagenette", "tiny-imagenet", "verify", "stats", "upload")
+HELPS = [*((name,) for name in COMMANDS), *(("prepare", kind) for kind in KINDS)]
 
 
-@pytest.mark.parametrize("which", helps(), ids=" ".join)
+@pytest.mark.parametrize("which", HELPS, ids=" ".join)
 def test_examples_of_help(which: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main_of(f"cluster.{which[0]}")([*which[1:], "--help"])
