@@ -211,7 +211,7 @@ def test_examples_of_help(which: tuple[str, ...], capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         main_of(f"cluster.{which[0]}")([*which[1:], "--help"])
     assert ended.value.code == 0
-    told = re.sub(r"\\\n\s*", "", capsys.readouterr().out)
+    told = re.sub(r"\\\n\s*", "", capsys.readouterr().out.partition("examples:")[2])
     examples = [
         re.split(r" {2,}", line.strip())[0] for line in told.splitlines() if re.match(r"\s*python -m cluster", line)
     ]
