@@ -140,8 +140,8 @@ def home(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             photos.mkdir(parents=True)
             for place in range(count):
                 Image.fromarray(draw_picture(96, number, rng)).save(photos / f"{place}.jpg")
-    for place in ("runs", "data"):
-        (folder / place).mkdir()
+    for made in ("runs", "data"):
+        (folder / made).mkdir()
     for name in ("demo", *(f"original-{number}" for number in range(5))):
         (folder / "runs" / name).symlink_to(undisturbed.folder, target_is_directory=True)
     (folder / "data" / "small").symlink_to(undisturbed.folder.parents[1] / "data" / "small", target_is_directory=True)
