@@ -54,7 +54,10 @@ def calibrate(file: Path, *, images: int = IMAGES, settings: tuple[str, ...] = (
         devices_per_node=cores,
         cpus_per_node=cores,
         nodes=1,
-        gflops={"fp32": round(parts["flops"] / cores / 1e9, 1), **_bf16(parts, cores)},
+        gflops={
+            "fp32": round(parts["flops"] / cores / 1e9, 1),
+            "bf16": round(parts["bf16_flops"] / cores / 1e9, 1),
+        },
         gigabytes_per_second=round(parts["bytes_per_second"] / cores / 1e9, 2),
         efficiency=Efficiency(
             **{kind: round(parts["efficiency"].get(kind, getattr(guess.efficiency, kind)), 3) for kind in KINDS},
@@ -72,10 +75,6 @@ def calibrate(file: Path, *, images: int = IMAGES, settings: tuple[str, ...] = (
 
 
 KINDS = ("first_conv", "conv", "dense", "norm", "spatial_norm", "update", "other")
-
-
-def _bf16(parts: dict[str, Any], cores: int) -> dict[str, float]:
-    return {"bf16": round(parts["bf16_flops"] / cores / 1e9, 1)}
 
 
 def _run(arguments: list[str], threads: int) -> dict[str, Any]:

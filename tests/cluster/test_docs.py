@@ -56,7 +56,7 @@ SUBSTITUTES = {
     "[key=value ...]": "",
     "NAME.yaml": "tanh.yaml",
     "$seed": "1",
-    "data.path=...": "data.path=data/photos",
+    "data.path=...": "data.path=data/not-prepared",
     "data/imagenet ": "data/photos ",
     "PHOTO.jpg": "PHOTOS/train/class_0/0.jpg",
     "FOLDER": "PHOTOS/validation",
@@ -140,8 +140,8 @@ def home(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             photos.mkdir(parents=True)
             for place in range(count):
                 Image.fromarray(draw_picture(96, number, rng)).save(photos / f"{place}.jpg")
-    for place in ("runs", "data"):
-        (folder / place).mkdir()
+    for made in ("runs", "data"):
+        (folder / made).mkdir()
     for name in ("demo", *(f"original-{number}" for number in range(5))):
         (folder / "runs" / name).symlink_to(undisturbed.folder, target_is_directory=True)
     (folder / "data" / "small").symlink_to(undisturbed.folder.parents[1] / "data" / "small", target_is_directory=True)
@@ -202,18 +202,16 @@ def test_commands_of_the_documents(document: str, command: str, request: pytest.
     assert main_of(module)([*(["--plan"] if what == "plan" else []), *arguments]) == 0
 
 
-def helps() -> Iterator[tuple[str, ...]]:
-    yield from ((name,) for name in COMMANDS)
-    kinds = ("imagenet", "folder", "parquet", "cifar10", "imagenette", "tiny-imagenet", "verify", "stats", "upload")
-    yield from (("prepare", kind) for kind in kinds)
+KINDS = ("imagenet", "folder", "parquet", "cifar10", "imagenette", "tiny-imagenet", "verify", "stats", "upload")
+HELPS = [*((name,) for name in COMMANDS), *(("prepare", kind) for kind in KINDS)]
 
 
-@pytest.mark.parametrize("which", helps(), ids=" ".join)
+@pytest.mark.parametrize("which", HELPS, ids=" ".join)
 def test_examples_of_help(which: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main_of(f"cluster.{which[0]}")([*which[1:], "--help"])
     assert ended.value.code == 0
-    told = re.sub(r"\\\n\s*", "", capsys.readouterr().out)
+    told = re.sub(r"\\\n\s*", "", capsys.readouterr().out.partition("examples:")[2])
     examples = [
         re.split(r" {2,}", line.strip())[0] for line in told.splitlines() if re.match(r"\s*python -m cluster", line)
     ]
