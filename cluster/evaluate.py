@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of one of its checkpoints")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a run, or of one of its checkpoints")
     # For --help alone: what looks like a setting is taken out of the runs.
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that differ from the runs'")
     parser.add_argument(

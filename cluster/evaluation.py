@@ -13,6 +13,7 @@ from cluster.failures import RunFailed
 from cluster.network import find_checkpoint, find_run
 from cluster.outcomes import Failure, Stopped
 from cluster.plan import local_cpus, local_gpus, make_plan
+from cluster.prediction import check_json_file
 from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import cluster_address, ray_session
 from cluster.signals import StopSignals
@@ -36,6 +37,8 @@ def run_evaluation(
 
     Raises UserError for wrong input, RunFailed if it could not go on, Interrupted if it was stopped at once.
     """
+    if json_file is not None:
+        check_json_file(json_file)
     run, itself = find_run(folder)
     config = load(run / "config.yaml", settings)
     # A short job: its dashboard would take longer to start than the job runs.

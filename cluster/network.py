@@ -156,7 +156,7 @@ def find_run(path: str | Path) -> tuple[Path, Path | None]:
             f"{path} is a checkpoint outside the folder of its run: {run / 'config.yaml'}, which says what network it is, is not "
             "there; copy the run's folder as a whole, or export the network (python -m cluster.export)"
         )
-    what = "has no config.yaml" if path.is_dir() else "there is no such folder"
+    what = "it is a file" if path.is_file() else "has no config.yaml" if path.is_dir() else "there is no such folder"
     raise UserError(f"{path} is not the folder of a run ({what}); runs are in runs/ unless told otherwise")
 
 

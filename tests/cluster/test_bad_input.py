@@ -81,6 +81,20 @@ def test_same_name_with_other_settings_is_refused(
 
 def test_evaluate_of_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "is not the folder of a run" in refused(capsys, [str(tmp_path)], module=evaluate)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "it is a file" in refused(capsys, [str(file)], module=evaluate)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(["--views", "10"])
+    assert ended.value.code == 2
+    assert "give the folder of a run" in capsys.readouterr().err
+
+
+def test_evaluate_knows_beforehand_that_json_has_nowhere_to_go(
+    capsys: pytest.CaptureFixture[str], undisturbed: Run, tmp_path: Path
+) -> None:
+    told = refused(capsys, [str(undisturbed.folder), "--json", str(tmp_path / "none" / "a.json")], module=evaluate)
+    assert "there is no such folder" in told
 
 
 def test_no_cluster_at_the_address(undisturbed: Run, folder: Path) -> None:
