@@ -9,7 +9,7 @@ examples:
   python -m cluster.timeline runs/original --out step.png
   python -m cluster.timeline runs/original --out step.svg --step 103
 
-The whole trace, with every operation, is RUN/profile/trace.json.gz; open it at https://ui.perfetto.dev or chrome://tracing.
+The whole trace is RUN/profile/trace.json.gz; open it at https://ui.perfetto.dev or chrome://tracing.
 exit codes: 0 done, 2 wrong input
 """
 

@@ -42,6 +42,9 @@ class Watch:
             self._train.clear()
             self._losses.clear()
             self._all.clear()
+            # Too few reports to say it again do not mean that it is over.
+            self._said.clear()
+            self._absent.clear()
             return lines
         self._all.append(report)
         if report["kind"] != "train":

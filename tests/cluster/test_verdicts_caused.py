@@ -41,7 +41,7 @@ def wait_for(run: Run, words: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_ill_says_of_what(folder: Path, undisturbed: Run) -> None:
+def test_a_run_that_is_ill_says_of_what(folder: Path) -> None:
     run = Run(folder, "ill", arguments=(str(SMALL), "name=ill", "--quiet", *SETTINGS))
     run.wait_for_step(100)
     [column] = [one["pid"] for one in read_run(run.folder).start["columns"] if one["name"] == "column r0 c1"]

@@ -60,6 +60,16 @@ def test_after_a_restart_the_warming_up_is_left_out_again() -> None:
     assert said(watch, range(140, 300, 20)) == []
 
 
+def test_what_holds_on_after_a_restart_is_not_said_to_be_over() -> None:
+    """A loss at ln(classes) for 5,020 steps, a restart at 5,000, and the same again: it is said when it is seen anew."""
+    watch = Watch(SETTING)
+    before = said(watch, range(20, 5040, 20), loss=6.9, **WAITING)
+    assert [line[:16] for line in before] == ["data workers are", "the loss has sto"]
+    watch.hear({"kind": "restart", "step": 5000, "cause": "died"})
+    after = said(watch, range(5020, 10_060, 20), loss=6.9, **WAITING)
+    assert [line[:16] for line in after] == ["data workers are", "the loss has sto"]
+
+
 def test_a_halt_is_said_as_it_grows_and_ends_with_the_next_report() -> None:
     watch = Watch(SETTING)
     said(watch, range(20, 100, 20))  # the last report is of second 16
