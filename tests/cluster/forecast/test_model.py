@@ -45,6 +45,7 @@ def test_the_whole_run_its_energy_and_cost() -> None:
     found = at(PLAIN)
     assert found.run_seconds is not None
     images = 910_830 * 128 + 91 * 391 * 128 * 724_406_816 * 2 / FLOP_PER_IMAGE
+    assert found.run_seconds is not None
     assert found.run_seconds == pytest.approx(images * FLOP_PER_IMAGE / 2e12, rel=1e-6)
     assert found.kilowatt_hours == pytest.approx(found.run_seconds / 3600 * 2.0)
     assert found.cost == pytest.approx(found.run_seconds / 3600 * 4.0)
