@@ -17,6 +17,7 @@ from tests.cluster.test_seeing import now_and_then_stopped, reports
 SETTINGS = (
     "schedule.stages.0.weights=0",
     "schedule.stages.0.biases=0",
+    "schedule.stages.1.weights=0",
     "network.classifier.init_std=0.001",  # the loss begins at ln(10), and stays
     "train.steps=1000000",
     "train.batch_size=20",
