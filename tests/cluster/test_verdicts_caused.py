@@ -44,7 +44,7 @@ def wait_for(run: Run, words: str) -> str:
 @pytest.mark.slow
 def test_a_run_that_is_ill_says_of_what(folder: Path) -> None:
     run = Run(folder, "ill", arguments=(str(SMALL), "name=ill", "--quiet", *SETTINGS))
-    run.wait_for_step(100)
+    run.wait_for_step(100, seconds=LIMIT_SECONDS)
     [column] = [one["pid"] for one in read_run(run.folder).start["columns"] if one["name"] == "column r0 c1"]
     with now_and_then_stopped(column, stopped=0.1, running=0.1):
         slow = wait_for(run, "is slower than")
