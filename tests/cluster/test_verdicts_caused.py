@@ -17,6 +17,7 @@ from tests.cluster.test_seeing import now_and_then_stopped, reports
 SETTINGS = (
     "schedule.stages.0.weights=0",
     "schedule.stages.0.biases=0",
+    "schedule.stages.1.weights=0",
     "network.classifier.init_std=0.001",  # the loss begins at ln(10), and stays
     "train.steps=1000000",
     "train.batch_size=20",
@@ -43,7 +44,7 @@ def wait_for(run: Run, words: str) -> str:
 @pytest.mark.slow
 def test_a_run_that_is_ill_says_of_what(folder: Path) -> None:
     run = Run(folder, "ill", arguments=(str(SMALL), "name=ill", "--quiet", *SETTINGS))
-    run.wait_for_step(100)
+    run.wait_for_step(100, seconds=LIMIT_SECONDS)
     [column] = [one["pid"] for one in read_run(run.folder).start["columns"] if one["name"] == "column r0 c1"]
     with now_and_then_stopped(column, stopped=0.1, running=0.1):
         slow = wait_for(run, "is slower than")

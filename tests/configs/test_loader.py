@@ -276,7 +276,7 @@ REFUSED: list[tuple[list[str], str, str]] = [
     ),
     (["train.profile_steps=[5, 5]"], "train.profile_steps", "at least 2 and at most 20 updates, not [5, 5]"),
     (["train.profile_steps=[5, 25]"], "train.profile_steps", "for instance [5, 10]"),
-    (["train.profile_steps=[0, 5]"], "train.profile_steps.0", "greater than or equal to 1, not 0"),
+    (["train.profile_steps=[0, 5]"], "train.profile_steps.0", "greater than 0, not 0"),
     (["train.profile_steps=5"], "train.profile_steps", "not 5"),
     (
         ["train.profile_steps=[3, 8]", "train.epochs=null", "train.steps=7"],
