@@ -26,7 +26,7 @@ DOCUMENTS = [
     PROJECT / "configs" / "README.md",
     *sorted((PROJECT / "docs").glob("*.md")),
 ]
-COMMANDS = ("train", "prepare", "evaluate", "predict", "export", "runs", "bench")
+COMMANDS = ("train", "prepare", "evaluate", "predict", "export", "runs", "report", "reproduce", "timeline", "bench")
 
 RULES: list[tuple[str, Literal["run", "plan", "parse"], str]] = [
     # (what the command matches, what becomes of it, why no more); the first that fits.
@@ -37,13 +37,20 @@ RULES: list[tuple[str, Literal["run", "plan", "parse"], str]] = [
     (r"train .*--sink", "parse", "needs MLflow; test_sinks.py"),
     (r"train( |$)", "plan", "trains for minutes to days; test_train.py trains at a small size"),
     (
-        r"prepare (imagenet|parquet)",
+        r"prepare (imagenet|parquet|cifar10)",
         "parse",
         "needs archives; test_prepare_archives.py and test_ingest.py make small ones",
     ),
     (r"prepare upload", "parse", "needs a bucket; test_upload.py has a server"),
     (r"prepare (folder|verify|stats)", "run", ""),
     (r"evaluate runs/original(_2010)?( --views 10)?( --json errors.json)?$", "parse", "as runs/demo's, which is run"),
+    (r"report runs/demo ", "run", ""),
+    (
+        r"(report|timeline)",
+        "parse",
+        "needs other runs, or the trace of one; tests/cluster/report and test_traces.py have them",
+    ),
+    (r"reproduce", "parse", "takes hours; tests/cluster/reproduce does it at a small size"),
     (r"(evaluate|predict|export|runs)( |$)", "run", ""),
     (r"bench", "parse", "takes minutes; test_bench.py and test_bench_data.py run it at a small size"),
 ]
@@ -60,7 +67,6 @@ SUBSTITUTES = {
     "data/imagenet ": "data/photos ",
     "PHOTO.jpg": "PHOTOS/train/class_0/0.jpg",
     "FOLDER": "PHOTOS/validation",
-    "SOURCE --size 56": "PHOTOS --size 56 --out data/new",
     "SOURCE": "PHOTOS",
 }
 """What stands for something of the reader's, and what is there instead in these tests."""
