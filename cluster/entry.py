@@ -1,5 +1,7 @@
 """How every command ends: one clear error, and an exit code that says what kind of end it was."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -9,7 +11,8 @@ from configs.errors import UserError
 
 
 def run_entry(command: Callable[[], int], *, if_interrupted: str = "") -> int:
-    """Run a command; 0 or its own code, 1 if it failed, 2 for wrong input, 128 + signal if it was interrupted.
+    """Run a command; 0 or its own code, 1 if it failed, 2 for wrong input, 128 + signal if it was interrupted,
+    or if nobody reads its output any more.
 
     if_interrupted: what that leaves behind, and how to go on.
     """
@@ -28,3 +31,7 @@ def run_entry(command: Callable[[], int], *, if_interrupted: str = "") -> int:
     except KeyboardInterrupt:
         print(told, file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output has read enough, as `head` does. What is still in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE

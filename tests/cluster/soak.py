@@ -42,7 +42,7 @@ class Disturber:
         if what == "raylet":
             victim = self.nodes.pop(self.random.randrange(len(self.nodes)))
             self.cluster.remove_node(victim, allow_graceful=False)
-            self.nodes.append(self.cluster.add_node(**NODE))
+            self.nodes.append(_new_node(self.cluster))
         else:
             running = _actors("ray::DataWorker" if what == "data worker" else "ray::ColumnWorker")
             if running:
@@ -51,6 +51,18 @@ class Disturber:
                 what = f"no {what}, for none is there now"
         self.counts[what] += 1
         print(f"{time.strftime('%H:%M:%S')} step {self.run.last_step()}: killed {what}", flush=True)
+
+
+def _new_node(cluster: Cluster) -> Any:
+    """Ray gives a raylet half a minute to start, which is not always enough on a machine with much else to do."""
+    for left in (2, 1, 0):
+        try:
+            return cluster.add_node(**NODE)
+        except Exception as error:  # Ray raises this type itself
+            if not left:
+                raise
+            print(f"a new node did not start, another one is tried: {error}", flush=True)
+    raise AssertionError("the last try returns or raises")
 
 
 def _actors(title: str) -> list[psutil.Process]:
@@ -108,7 +120,7 @@ def main() -> int:
 def _disturbed(args: argparse.Namespace, cluster: Cluster, settings: tuple[str, ...]) -> tuple[list[Run], Counter[str]]:
     """One run after the other, until the time is over; the last one may end in peace."""
     end, runs = time.monotonic() + args.minutes * 60, list[Run]()
-    nodes = [cluster.add_node(**NODE) for _ in range(2)]
+    nodes = [_new_node(cluster) for _ in range(2)]
     counts: Counter[str] = Counter()
     while time.monotonic() < end:
         name = f"disturbed-{len(runs) + 1}"
