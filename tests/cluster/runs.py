@@ -101,16 +101,32 @@ class Run:
         return [file["sha256"] for file in state["files"]]
 
 
-@contextmanager
-def running_cluster(folder: Path, *, cpus: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Ray cluster of one node on loopback, as `ray start --head` starts it; its address and process. Ended by its own pids."""
+def free_port() -> int:
+    """One on loopback that nobody listens on now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_cluster(
+    folder: Path, *, cpus: int, dashboard_port: int | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Ray cluster of one node on loopback, as `ray start --head` starts it; its address and process. Ended by its own pids."""
+    port = free_port()
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
-    command += [f"--port={port}", f"--num-cpus={cpus}", "--include-dashboard=false", "--disable-usage-stats"]
+    command += [f"--port={port}", f"--num-cpus={cpus}", "--disable-usage-stats"]
+    if dashboard_port is None:
+        command += ["--include-dashboard=false"]
+    else:
+        command += [f"--dashboard-port={dashboard_port}", f"--dashboard-agent-listen-port={free_port()}"]
     with (folder / "cluster.txt").open("wb") as file:
-        cluster = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        # Jobs are started by the node, which must find this Python first.
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        cluster = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
     try:
         end = time.monotonic() + 60
         while "started" not in (folder / "cluster.txt").read_text():
