@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,16 @@ from tests.cluster.runs import Run
 
 # Clusters that tests make in this process stay on loopback, which counts only before ray is imported for the first time.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(autouse=True)
+def no_run_goes_on() -> Iterator[None]:
+    """A test that fails leaves no training behind that would slow down all others."""
+    yield
+    for run in Run.started:
+        if run.process.poll() is None:
+            run.kill_tree()
+    Run.started.clear()
 
 
 @pytest.fixture(scope="session")

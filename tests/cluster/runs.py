@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
@@ -21,6 +21,9 @@ SMALL = Path(__file__).with_name("small.yaml")
 
 class Run:
     """`python -m cluster.train small.yaml name=NAME ...` in `folder`, whose runs share one data set."""
+
+    started: ClassVar[list["Run"]] = []
+    """All of them, for the one who cleans up."""
 
     def __init__(
         self, folder: Path, name: str, *settings: str, module: str = "train", arguments: tuple[str, ...] = ()
@@ -38,6 +41,7 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.started.append(self)
 
     @property
     def text(self) -> str:
