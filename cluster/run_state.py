@@ -10,6 +10,7 @@ In this order, the first that applies:
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -120,15 +121,20 @@ def read_log(log: Path) -> list[dict[str, Any]]:
     """What can be read; a line that was being written when the machine went down cannot."""
     if not log.is_file():
         return []
-    found = []
     with log.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                report = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(report, dict) and "kind" in report:
-                found.append(report)
+        return parse_log(lines)
+
+
+def parse_log(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The reports among the lines of a log."""
+    found = []
+    for line in lines:
+        try:
+            report = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(report, dict) and "kind" in report:
+            found.append(report)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cluster.console import RunConsole, clock
 from cluster.failures import RunFailed
-from cluster.run_state import read_run
+from cluster.run_state import parse_log, read_log, read_run
 from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
 
@@ -37,13 +37,13 @@ class Wanted:
 
 def train_reports(folder: Path) -> Reports:
     """A run's reports of training, in order, each step once: what was done again after a fault counts as it was then."""
-    by_step = {report["step"]: report for report in _lines(folder / "log.jsonl") if report.get("kind") == "train"}
+    by_step = {report["step"]: report for report in read_log(folder / "log.jsonl") if report.get("kind") == "train"}
     return [by_step[step] for step in sorted(by_step)]
 
 
 def ended(folder: Path) -> dict[str, Any] | None:
     """The last `end` in a run's log; None if it is under way, or there is no run."""
-    last = [report for report in _lines(folder / "log.jsonl") if report.get("kind") in ("start", "end")][-1:]
+    last = [report for report in read_log(folder / "log.jsonl") if report.get("kind") in ("start", "end")][-1:]
     return last[0] if last and last[0]["kind"] == "end" else None
 
 
@@ -150,23 +150,4 @@ class _Tail:
             return []
         whole = new[: new.rfind(b"\n") + 1]
         self._at += len(whole)
-        return _parsed(whole.decode("utf-8", errors="replace"))
-
-
-def _lines(log: Path) -> Reports:
-    try:
-        return _parsed(log.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return []
-
-
-def _parsed(text: str) -> Reports:
-    found = []
-    for line in text.splitlines():
-        try:
-            report = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(report, dict) and "kind" in report:
-            found.append(report)
-    return found
+        return parse_log(whole.decode("utf-8", errors="replace").splitlines())
