@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -114,8 +115,14 @@ def filled_in(command: str) -> tuple[str, list[str]]:
 
 
 def main_of(module: str) -> Callable[[list[str]], int]:
-    found: Callable[[list[str]], int] = importlib.import_module(module).main
+    found: Callable[[list[str]], int] = loaded(module).main
     return found
+
+
+def loaded(module: str) -> ModuleType:
+    """What `python -m` runs: of a package, its `__main__`."""
+    found = importlib.import_module(module)
+    return importlib.import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
 
 
 @contextmanager
@@ -129,9 +136,8 @@ def parsing_only(module: str) -> Iterator[list[object]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster.entry, "run_entry", instead)
-        loaded = importlib.import_module(module)
-        if hasattr(loaded, "run_entry"):
-            patch.setattr(loaded, "run_entry", instead)
+        if hasattr(loaded(module), "run_entry"):
+            patch.setattr(loaded(module), "run_entry", instead)
         yield reached
 
 
