@@ -251,9 +251,7 @@ def test_cpus() -> None:
         "cluster.replicas=2", "cluster.cpus_per_column=3", "cluster.data_workers=4", "cluster.cpus_per_data_worker=0.5"
     )
     assert made.cpus == 2 * 2 * 3 + 2 * 4 * 0.5
-    assert said(made)["actors"] == (
-        "4 column worker(s) with 3 CPU(s) each; 8 data worker(s) with 0.5 CPU(s) each; 2 feed(s)"
-    )
+    assert said(made)["actors"] == ("4 column worker(s) with 3 CPU(s) each; 8 data worker(s) with 0.5 CPU(s) each")
 
 
 def test_without_a_data_set_all_but_the_steps_is_said() -> None:
