@@ -41,15 +41,22 @@ WAITING_SECONDS = 30.0
 
 
 class Attempts:
-    """All attempts of one command at one run."""
+    """All attempts of one command at one run; `number` is that of the last one."""
 
     def __init__(
-        self, run: RunFolder, plan: Plan, signals: StopSignals, console: RunConsole, reporting: Reporting
+        self,
+        run: RunFolder,
+        plan: Plan,
+        signals: StopSignals,
+        console: RunConsole,
+        reporting: Reporting,
+        number: int,
     ) -> None:
+        """number: of the first of them."""
         self.run, self.signals, self.console, self.reporting = run, signals, console, reporting
         self.plan = plan.with_replicas(plan.config.cluster.replica_count)
         """With all replicas; an attempt may have fewer."""
-        self.number = run.attempts()
+        self.number = number
         self.failures: list[str] = []
         self.feed_counts: list[dict[str, Any]] = []
         self._budget = Budget(plan.config.fault)
@@ -70,7 +77,6 @@ class Attempts:
         plan = self._shape(first=True)
         self._budget.progressed(start.step if start else None)
         while True:
-            self.number += 1
             outcome = self._attempt(plan, start)
             if isinstance(outcome, Finished) or (isinstance(outcome, Stopped) and outcome.why == "signal"):
                 return outcome
@@ -81,7 +87,8 @@ class Attempts:
                     raise Interrupted(self.signals.requested)
                 if not outcome.can_go_on:  # the checkpoints may be out of reach as well
                     self._settle(outcome)
-            start = self.run.to_go_on_from(self.reporting.note)
+            self.number += 1
+            start = self.run.to_go_on_from(self.number, self.reporting.note)
             self._budget.progressed(start.step if start else None)
             if isinstance(outcome, Failure):
                 self._settle(outcome)

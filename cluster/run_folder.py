@@ -106,16 +106,33 @@ class RunFolder:
             return 0
         return max((entry["number"] for entry in map(_parsed, lines) if entry.get("kind") == "attempt"), default=0)
 
-    def to_go_on_from(self, say: Callable[[str], None]) -> "Checkpoint | None":
+    def next_attempt(self) -> int:
+        """Its number, from 1. One that has left its mark beside the checkpoints and nothing in the log did not get far."""
+        from workers.takeover import newest_attempt
+
+        return max(self.attempts() + 1, newest_attempt(self.checkpoints))
+
+    def to_go_on_from(self, attempt: int, say: Callable[[str], None]) -> "Checkpoint | None":
         """The newest checkpoint that is whole, every byte of it read; None if the run has none yet.
 
+        attempt: number of the one that begins; from now on earlier ones write no more.
         Newer ones that are damaged are set aside, and told in one line each. A large one takes seconds, and shows progress.
         Raises UserError for what a person must settle: all are damaged, or of another version, or it is another experiment's.
         """
         from workers.checkpoint_list import newest_whole
+        from workers.takeover import take_over
 
+        self._refuse_other_experiment(self.latest())  # before its saves are stopped
+        try:
+            take_over(self.checkpoints, attempt)
+        except OSError as error:
+            raise UserError(f"the run's checkpoints at {self.checkpoints} cannot be written: {error}") from None
         with progress("checking the checkpoint", scale=1e6, unit="MB") as show:
             found = newest_whole(self.checkpoints, say, set_aside=True, progress=show)
+        self._refuse_other_experiment(found)
+        return found
+
+    def _refuse_other_experiment(self, found: "Checkpoint | None") -> None:
         changed = _changed(found.state.get("config"), to_dict(self.config), "name") if found else []
         if found and changed:
             raise UserError(
@@ -123,7 +140,6 @@ class RunFolder:
                 + "\n".join(changed)
                 + f"\ngive this one another name (name={self.config.name}-2), or another checkpoint.folder"
             )
-        return found
 
     def newest_in_words(self) -> str:
         """The newest checkpoint's folder, or why there is none to name."""

@@ -85,7 +85,8 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
     from cluster.reporting import Reporting
 
     run.open()
-    start = run.to_go_on_from(lambda text: print(f"note: {text}", flush=True))
+    number = run.next_attempt()
+    start = run.to_go_on_from(number, lambda text: print(f"note: {text}", flush=True))
     _check_start(run, start)
     _say_profile(run, start)
     keep_facts(run.path, run.config)
@@ -102,7 +103,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
     ):
         if run.config.compute.fused or run.config.compute.compile:
             console.message("compiling; the first start on a machine takes a minute or so for it")
-        attempts = Attempts(run, plan, signals, console, reporting)
+        attempts = Attempts(run, plan, signals, console, reporting, number)
         try:
             outcome = attempts.train(start)
         except RunFailed as error:

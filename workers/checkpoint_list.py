@@ -81,6 +81,8 @@ def newest_whole(
         if wrong is None:
             found = checkpoint
             break
+        if checkpoint.name not in store.tree():
+            continue  # removed since it was listed
         damaged[_age(checkpoint)] = (checkpoint.name, wrong)
     newer = {name: told for name, told in sorted(damaged.items()) if found is None or name > _age(found)}
     if found is None and newer:

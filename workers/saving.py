@@ -3,8 +3,9 @@
 The order of a save, in which every rank takes part:
  1. the loop stands still: if the save before is still under way it is waited for; then weights and momentum are copied to
     host memory, and the loop goes on;
- 2. a thread of each process does the rest, over a process group of its own. Rank 0 looks whether the step is committed already
-    (the same step of the same run is the same, bit for bit), and makes the folder anew;
+ 2. a thread of each process does the rest, over a process group of its own. Rank 0 looks whether a later attempt has begun, for
+    then this one may write no more (takeover.py), and whether the step is committed already (the same step of the same run is the
+    same, bit for bit), and makes the folder anew;
  3. each process of replica 0 writes its file for good, and its SHA-256 is taken;
  4. rank 0 collects names, sizes and SHA-256 of the files and puts `state.json` beside them: that is the commit, and a folder
     without it is no checkpoint;
@@ -33,6 +34,7 @@ from configs.errors import UserError
 from workers.checkpoint import VERSION, Name, Rows, rows_of
 from workers.checkpoint_list import list_checkpoints, prune
 from workers.checkpoint_store import open_store, sha256_of
+from workers.takeover import refuse_if_taken_over
 
 
 class HostCopy:
@@ -156,7 +158,7 @@ class Saver:
         self._on_rank_0(lambda: store.prepare(folder))
         try:
             files = self._together(lambda: self._write(folder))
-            self._on_rank_0(lambda: store.commit(folder, self._content(state, files)))
+            self._on_rank_0(lambda: self._put_state(folder, self._content(state, files)))
         except OSError:
             if self._rank == 0:
                 store.discard(folder)
@@ -164,6 +166,8 @@ class Saver:
         return folder
 
     def _prune(self, step: int, newest: str) -> None:
+        refuse_if_taken_over(self._place, self._attempt)
+
         def say(note: str) -> None:
             self._reports.put({"kind": "warning", "step": step, "text": note})
 
@@ -171,7 +175,8 @@ class Saver:
         prune(self._place, newest, keep=keep, keep_best=best, attempt=self._attempt, say=say)
 
     def _committed_as(self, name: Name) -> str | None:
-        """The folder in which the step is committed already."""
+        """The folder in which the step is committed already. Raises OSError if a later attempt has begun."""
+        refuse_if_taken_over(self._place, self._attempt)
         for checkpoint in list_checkpoints(self._place).committed:
             if (checkpoint.step, checkpoint.evaluated) == (name.step, name.evaluated):
                 return checkpoint.name
@@ -185,6 +190,10 @@ class Saver:
             save_file(self._copy.tensors, path)
             size, sha256 = path.stat().st_size, sha256_of(path)
         return {"file": self._copy.file, "bytes": size, "sha256": sha256, "rows": self._copy.rows}
+
+    def _put_state(self, folder: str, content: bytes) -> None:
+        refuse_if_taken_over(self._place, self._attempt)
+        self._store.commit(folder, content)
 
     def _content(self, state: dict[str, Any], files: list[dict[str, Any] | None]) -> bytes:
         assert self._copy is not None, "rank 0 belongs to replica 0"

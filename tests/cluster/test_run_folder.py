@@ -127,6 +127,17 @@ def test_attempts_are_counted_over_all_commands(begun: Path) -> None:
     assert run.attempts() == 2
 
 
+def test_the_next_attempt_is_later_than_every_one_known(begun: Path) -> None:
+    run = folder(begun)
+    assert run.next_attempt() == 1
+    run.to_go_on_from(1, pytest.fail)
+    assert run.next_attempt() == 1, "it has not begun"
+    run.log.write_text('{"kind": "attempt", "number": 1}\n')
+    assert run.next_attempt() == 2
+    run.to_go_on_from(7, pytest.fail)
+    assert run.next_attempt() == 7, "of a log that was lost"
+
+
 def test_a_setting_that_was_not_known_then_had_its_default(begun: Path) -> None:
     file = begun / "runs" / "demo" / "config.yaml"
     lines = file.read_text().splitlines()
@@ -149,7 +160,7 @@ def written(run: RunFolder, step: int, *, evaluated: bool = True, **more: Any) -
 
 def test_latest_is_the_newest_committed_checkpoint(begun: Path) -> None:
     run = folder(begun)
-    assert (run.newest_in_words(), run.to_go_on_from(pytest.fail)) == ("none", None)
+    assert (run.newest_in_words(), run.to_go_on_from(1, pytest.fail)) == ("none", None)
     for step, evaluated in ((30, True), (100, False), (9, True)):
         written(run, step, evaluated=evaluated)
     (Path(run.checkpoints) / "step-00000200").mkdir()
@@ -164,7 +175,7 @@ def test_a_damaged_checkpoint_is_told_set_aside_and_the_one_before_it_taken(begu
         written(run, step)
     (Path(run.checkpoints) / "step-00000002-a1" / "rows").write_bytes(b"rewr")
     said: list[str] = []
-    found = run.to_go_on_from(said.append)
+    found = run.to_go_on_from(1, said.append)
     assert found is not None and found.step == 1
     assert len(said) == 1 and "step-00000002-a1 is damaged: the checksum of rows" in said[0]
     assert (Path(run.checkpoints) / "damaged-step-00000002-a1").is_dir()
@@ -174,7 +185,7 @@ def test_another_version_is_told_with_the_way_out(begun: Path) -> None:
     run = folder(begun)
     written(run, 1, version=2)
     with pytest.raises(UserError, match=r"step-00000001-a1 was written by another version .*; remove it"):
-        run.to_go_on_from(pytest.fail)
+        run.to_go_on_from(1, pytest.fail)
     assert "another version" in run.newest_in_words()
 
 
@@ -190,11 +201,12 @@ def test_checkpoints_of_another_experiment_are_refused_wherever_they_lie(tmp_pat
     path.mkdir()
     state = {"version": 1, "step": 1, "evaluated": True, "files": [], "shapes": {}, "config": to_dict(first.config)}
     (path / "state.json").write_text(json.dumps(state))
-    found = run.to_go_on_from(pytest.fail)
+    found = run.to_go_on_from(1, pytest.fail)
     assert found is not None and found.step == 1
     other = folder(tmp_path / "there", *settings, "train.seed=7", "train.epochs=9", "cluster.replicas=2")
     with pytest.raises(UserError) as caught:
-        other.to_go_on_from(pytest.fail)
+        other.to_go_on_from(9, pytest.fail)
+    assert run.next_attempt() == 1, "the run that is there may save as before"
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{path} belongs to a run with other settings:"
     assert lines[1:-1] == ["  train.seed: 0 then, 7 now"]

@@ -1,0 +1,40 @@
+"""Which attempt at a run may write its checkpoints: the newest one that has begun.
+
+An attempt whose machine was cut off from the cluster may go on training, and still reach the storage; its saves would remove
+checkpoints that the next attempt is about to load. So an attempt leaves a mark in the place before it chooses where to go on
+from, and every save looks for later marks before it commits and before it removes anything.
+"""
+
+import re
+
+from workers.checkpoint_store import STATE, open_store
+
+MARK = re.compile(r"attempt-(\d{8})")
+
+
+def newest_attempt(place: str) -> int:
+    """The number of the last attempt that has begun; 0 if none has. Raises OSError, or UserError, if the place cannot be read."""
+    return max(_marks(place), default=0)
+
+
+def take_over(place: str, attempt: int) -> None:
+    """Let no earlier attempt write any more. Raises OSError, or UserError, if the place cannot be written."""
+    store = open_store(place)
+    own = f"attempt-{attempt:08d}"
+    store.prepare(own)
+    store.commit(own, b"{}")
+    for earlier, folder in _marks(place).items():
+        if earlier < attempt:
+            store.remove(folder)
+
+
+def refuse_if_taken_over(place: str, attempt: int) -> None:
+    """Raises OSError if a later attempt has begun."""
+    newest = newest_attempt(place)
+    if newest > attempt:
+        raise OSError(f"attempt {newest} at this run has begun, so attempt {attempt} writes no more")
+
+
+def _marks(place: str) -> dict[int, str]:
+    tree = open_store(place).tree().items()
+    return {int(found[1]): folder for folder, files in tree if (found := MARK.fullmatch(folder)) and STATE in files}
