@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.entry import run_entry
+from cluster.options import command_parser
 from configs.errors import UserError
 
 EXAMPLES = """\
@@ -41,12 +42,7 @@ TORCH_ALONE = ("lrn", "step", "layers", "columns")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.bench",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("bench", __doc__, EXAMPLES)
     parser.add_argument("what", choices=[*TORCH_ALONE, "data", "feed", "seeing", "saves", "plan", "peers", "all"])
     parser.add_argument("--batch", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after two to warm up (default 5)")

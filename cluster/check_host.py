@@ -1,6 +1,5 @@
 """`python -m cluster.check_host`: whether this machine has what a node of the cluster needs. `ray up` runs it on each of them."""
 
-import argparse
 import importlib.metadata
 import platform
 import shutil
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 from cluster.entry import run_entry
+from cluster.options import command_parser
 from configs.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
@@ -75,12 +75,7 @@ def _problem(requirement: str) -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    argparse.ArgumentParser(
-        "python -m cluster.check_host",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(argv)
+    command_parser("check_host", __doc__, EXAMPLES).parse_args(argv)
 
     def check() -> int:
         print(check_host())

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cluster.options import location, number
+from cluster.options import command_parser, location, number
 
 EXAMPLES = """\
 examples:
@@ -25,12 +25,7 @@ exit codes: 0 done, 1 failed, 2 wrong input, 130 or 143 stopped by a signal
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.evaluate",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("evaluate", __doc__, EXAMPLES)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a run, or of one of its checkpoints")
     # For --help alone: what looks like a setting is taken out of the runs.
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that differ from the runs'")

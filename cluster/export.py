@@ -1,11 +1,10 @@
 """`python -m cluster.export`: a trained network as one file, for other programs: .safetensors, .onnx or .pt2."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from cluster.entry import run_entry
-from cluster.options import location
+from cluster.options import command_parser, location
 from configs.errors import UserError
 
 EXAMPLES = """\
@@ -27,12 +26,7 @@ exit codes: 0 done, 1 the exported network differs from ours, 2 wrong input
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.export",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("export", __doc__, EXAMPLES)
     parser.add_argument(
         "network", metavar="NETWORK", help="folder of a run or a checkpoint, or an exported .safetensors"
     )

@@ -123,6 +123,7 @@ def assemble(
     import torch
 
     from alexnet.augment import Preprocess
+    from alexnet.layout import channels_last
     from alexnet.network import AlexNet
     from alexnet.step import Step
 
@@ -135,7 +136,7 @@ def assemble(
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     model = AlexNet(network).to(place).eval()
     if compute.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = channels_last(model)
     preprocess = Preprocess(augment, facts.statistics, network.input_size).to(place)
     step = Step(model, preprocess, None, None, compute.precision)
     return LoadedNetwork(

@@ -1,9 +1,21 @@
-"""Kinds of values on command lines: places, checksums and numbers within limits."""
+"""Command lines: how every command introduces itself, and kinds of values: places, checksums and numbers within limits."""
 
 import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+
+def command_parser(name: str, description: str | None, examples: str, **more: Any) -> argparse.ArgumentParser:
+    """Of `python -m cluster.NAME`. description and examples are shown as they stand, before and after the options."""
+    return argparse.ArgumentParser(
+        f"python -m cluster.{name}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **more,
+    )
 
 
 def location(text: str) -> Path:

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from cluster.entry import run_entry
-from cluster.options import location, number
+from cluster.options import command_parser, location, number
 
 EXAMPLES = """\
 examples:
@@ -24,12 +24,7 @@ exit codes: 0 done, 1 some pictures could not be read (the others are printed), 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.predict",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("predict", __doc__, EXAMPLES)
     add = parser.add_argument
     add("network", metavar="NETWORK", help="folder of a run or a checkpoint, or an exported .safetensors")
     add("pictures", nargs="+", type=location, metavar="PICTURE", help="picture files, and folders of them")

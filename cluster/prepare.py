@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.console import progress
 from cluster.entry import run_entry
 from cluster.ingest import NAMED_BAD_IMAGES, check_output, prepare
-from cluster.options import checksum, location, number
+from cluster.options import checksum, command_parser, location, number
 from cluster.ray_session import cluster_address, ray_session
 from cluster.signals import StopSignals
 
@@ -188,11 +188,10 @@ def _summary(manifest: "Manifest", out: Path, seconds: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.prepare",
-        description="Turn images into the data set that training reads; `KIND --help` shows the options of each kind.",
-        epilog="examples:\n" + "\n\n".join(EXAMPLES.values()) + "\n" + NOTES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "prepare",
+        "Turn images into the data set that training reads; `KIND --help` shows the options of each kind.",
+        "examples:\n" + "\n\n".join(EXAMPLES.values()) + "\n" + NOTES,
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     _add_imagenet(_kind(kinds, "imagenet", "ILSVRC2012's or ILSVRC2010's archives as downloaded"))

@@ -1,7 +1,8 @@
 """`python -m cluster.runs`: what has become of the runs in a folder; needs no Ray."""
 
-import argparse
 import sys
+
+from cluster.options import command_parser
 
 EXAMPLES = """\
 examples:
@@ -20,12 +21,11 @@ exit codes: 0 done, 2 wrong input
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.runs",
+    parser = command_parser(
+        "runs",
+        __doc__,
+        EXAMPLES,
         usage="python -m cluster.runs [--json] [FOLDER]\n       python -m cluster.runs show [--json] RUN",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", metavar="FOLDER", help="whose runs are listed (default: runs)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")

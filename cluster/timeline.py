@@ -1,7 +1,8 @@
 """`python -m cluster.timeline`: a picture of one profiled training step, all columns on one clock."""
 
-import argparse
 import sys
+
+from cluster.options import command_parser
 
 EXAMPLES = """\
 examples:
@@ -16,12 +17,7 @@ exit codes: 0 done, 2 wrong input
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.timeline",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("timeline", __doc__, EXAMPLES)
     parser.add_argument("run", metavar="RUN", help="folder of a run that was profiled (train.profile_steps)")
     parser.add_argument("--out", metavar="FILE", required=True, help="picture to write: .png, .svg or .pdf")
     parser.add_argument("--step", type=int, metavar="N", help="which of the profiled steps (default: the middle one)")

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from cluster.options import location, number
+from cluster.options import command_parser, location, number
 
 EXAMPLES = """\
 examples:
@@ -26,12 +26,7 @@ exit codes: 0 done, 1 the run failed, 2 wrong input, 130 or 143 stopped by a sig
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.train",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("train", __doc__, EXAMPLES)
     parser.add_argument("config", nargs="?", help="YAML file or name of a built-in config (default: demo.yaml)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that differ from the file's")
     parser.add_argument("--plan", action="store_true", help="print what would run, and stop; needs no Ray")

@@ -19,6 +19,7 @@ from alexnet.augment import Preprocess
 from alexnet.compiled import NotCompiledWarning
 from alexnet.counter import VERSION as DRAWS_VERSION
 from alexnet.exchange import ColumnExchange, NoExchange
+from alexnet.layout import channels_last
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from alexnet.precision import set_precision
@@ -204,8 +205,7 @@ class ColumnWorker:
             compiled=config.compute.compile,
         ).to(device)
         if config.compute.channels_last:
-            # Only what has four dims has this layout; mypy knows no overload of `to` for it.
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = channels_last(model)
         optimizer = PaperSGD(model, config.optimizer, fused=config.compute.fused) if train else None
         schedule = make_schedule(config.schedule)
         if start:

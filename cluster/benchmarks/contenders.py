@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.exchange import ColumnExchange, NoExchange
+from alexnet.layout import channels_last
 from alexnet.loss import cross_entropy
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
@@ -101,7 +102,7 @@ def our_step(
     model = AlexNet(
         network(norms=norms), first_column=first, columns=columns, exchange=exchange, fused=True, compiled=compiled
     )
-    model = model.to(images.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = channels_last(model.to(images.device))
     optimizer = PaperSGD(model, Optimizer(), fused=True)
     images = images.contiguous(memory_format=torch.channels_last)
     keys = torch.arange(len(labels), device=images.device)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet.layout import channels_last
 from alexnet.network import AlexNet, Column
 from alexnet.optimizer import PaperSGD
 from alexnet.precision import set_precision
@@ -68,7 +69,7 @@ def parts_of(
     settings: Network, batch: int, device: str, *, fused: bool = True
 ) -> list[tuple[dict[str, Any], Callable[[], None]]]:
     """(what it is, with its operations and its least bytes; a function that runs it once) of every part in order."""
-    model = AlexNet(settings, fused=fused).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = channels_last(AlexNet(settings, fused=fused).to(device))
     keys = torch.arange(batch, device=device)
     x = torch.randn(batch, 3, settings.input_size, settings.input_size, device=device).contiguous(
         memory_format=torch.channels_last

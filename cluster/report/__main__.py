@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from cluster.entry import run_entry
-from cluster.options import location, number
+from cluster.options import command_parser, location, number
 
 EXAMPLES = """\
 examples:
@@ -29,12 +29,7 @@ exit codes: 0 done, 2 wrong input, 130 interrupted
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.report",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("report", __doc__, EXAMPLES)
     add = parser.add_argument
     add(
         "runs", nargs="+", type=location, metavar="RUN", help="folders of runs; the first is drawn, the others compared"

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from cluster.entry import run_entry
-from cluster.options import location, number
+from cluster.options import command_parser, location, number
 
 EXAMPLES = """\
 examples:
@@ -28,24 +28,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _overview(words: list[str]) -> int:
     """--help, or what is wrong with the command line."""
-    parser = argparse.ArgumentParser(
-        "python -m cluster.reproduce",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("reproduce", __doc__, EXAMPLES)
     parser.add_argument("what", choices=[*COMMANDS], help="`WHAT --help` says more")
     parser.parse_args(words)
     return 0
 
 
 def _command(name: str, text: str, examples: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        f"python -m cluster.reproduce {name}",
-        description=text,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(f"reproduce {name}", text, f"examples:\n{examples}")
     parser.add_argument("--plan", action="store_true", help="say what would run, and stop")
     return parser
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,17 +54,6 @@ def test_reports_of_checkpoints_say_what_they_cost(undisturbed: Run) -> None:
         assert 0 <= report["waited_seconds"] <= report["stopped_seconds"]
         assert report["commit_seconds"] > 0
         assert Path(report["folder"]).name == f"step-{report['step']:08d}-a1"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted (that is for root): {mounted.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_ends_the_run_in_words_and_leaves_what_there_is(

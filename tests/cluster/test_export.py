@@ -106,12 +106,17 @@ def test_other_programs_find_the_same_probabilities_from_pixels(
         onnx.checker.check_model(onnx.load(file))
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         metadata = session.get_modelmeta().custom_metadata_map
-        run = lambda some: session.run(["logits"], {"images": some})[0]  # noqa: E731
+
+        def run(some: Any) -> Any:
+            return session.run(["logits"], {"images": some})[0]
     else:
         extra = {"alexnet.json": ""}
         module = torch.export.load(file, extra_files=extra).module()
         metadata = json.loads(extra["alexnet.json"])
-        run = lambda some: module(torch.from_numpy(some)).detach().numpy()  # noqa: E731
+
+        def run(some: Any) -> Any:
+            return module(torch.from_numpy(some)).detach().numpy()
+
     assert json.loads(metadata["classes"]) == list(facts.classes)
     expected = predicted(bold.folder, place / "photos", tmp_path / "run.json")
     for count in (3, 1):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from alexnet.layout import channels_last
 from alexnet.network import AlexNet
 from cluster.memory import kept_bytes
 from configs.geometry import layers
@@ -44,7 +45,7 @@ def test_what_the_forward_pass_keeps(name: str, processes: int) -> None:
     each = network.columns // processes
     model = AlexNet(network, columns=each, exchange=Copying(2) if processes == 2 else None)
     if config.compute.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = channels_last(model)
     images = torch.randn(IMAGES, 3, network.input_size, network.input_size).contiguous(
         memory_format=torch.channels_last
     )

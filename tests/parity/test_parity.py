@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from configs.geometry import layers
-from tests.parity.cases import CASES, IMAGES, Tree, assert_same, joined, run, run_columns, run_reference, run_replicas
+from tests.parity.cases import CASES, IMAGES, Tree
+from tests.parity.running import assert_same, joined, run, run_columns, run_reference, run_replicas
 from tests.ranks import run_ranks
 
 

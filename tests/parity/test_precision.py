@@ -13,7 +13,8 @@ from alexnet.precision import Precision, set_precision
 from alexnet.schedule import Rates
 from alexnet.step import Batch, Step
 from configs.schema import Augment, Optimizer
-from tests.parity.cases import CASES, IMAGES, Tree, joined
+from tests.parity.cases import CASES, IMAGES, Tree
+from tests.parity.running import joined
 from tests.ranks import run_ranks
 
 CASE = CASES["complete"]

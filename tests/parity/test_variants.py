@@ -7,7 +7,8 @@ import pytest
 from alexnet.network import AlexNet
 from configs.loader import built_in
 from tests.alexnet.test_network import Silent
-from tests.parity.cases import IMAGES, Tree, assert_same, joined, run, run_reference, share_columns
+from tests.parity.cases import IMAGES, Tree
+from tests.parity.running import assert_same, joined, run, run_reference, share_columns
 from tests.parity.variants import SPLIT, VARIANTS
 from tests.ranks import run_ranks
 

@@ -1,0 +1,231 @@
+"""One run of a parity case: with the code of training, and with the reference.
+
+Both return the same tree of float64 tensors, so that one comparison covers outputs, losses, gradients and weights.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from alexnet.augment import Preprocess
+from alexnet.colour import PixelStatistics
+from alexnet.compiled import NotCompiledWarning
+from alexnet.exchange import ColumnExchange, Exchange, NoExchange
+from alexnet.layout import channels_last
+from alexnet.network import AlexNet
+from alexnet.optimizer import PaperSGD
+from alexnet.schedule import Stages
+from alexnet.step import Batch, Step
+from configs.schema import (
+    Augment,
+    ColourNoise,
+    Optimizer,
+)
+from tests import reference
+from tests.parity.cases import (
+    CASES,
+    DECAY,
+    IMAGES,
+    MOMENTUM,
+    NOISE,
+    SCHEDULE,
+    TOLERANCE,
+    Case,
+    Drawn,
+    Tree,
+    draw,
+    mean_image,
+    rate_by_hand,
+)
+
+
+def _batch(drawn: Drawn, rows: slice) -> Batch:
+    arrays = {field.name: np.ascontiguousarray(getattr(drawn, field.name)[rows]) for field in dataclasses.fields(drawn)}
+    arrays["keys_B"] = arrays["keys_B"].view(np.int64)
+    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def run(
+    case: Case,
+    *,
+    first_column: int = 0,
+    columns: int | None = None,
+    exchange: Exchange | None = None,
+    replica_group: dist.ProcessGroup | None = None,
+    parts: int = 1,
+) -> Tree:
+    """The updates with the code of training, on the columns and the share of each batch that are this process's.
+
+    parts: that this share is taken in, one after the other.
+    """
+    # A compiler that fails would leave the plain form to be compared, without a word.
+    warnings.simplefilter("error", NotCompiledWarning)
+    replicas, replica = (1, 0) if replica_group is None else (replica_group.size(), dist.get_rank(replica_group))
+    rows = slice(replica * IMAGES // replicas, (replica + 1) * IMAGES // replicas)
+    model = AlexNet(
+        case.network,
+        first_column=first_column,
+        columns=columns,
+        exchange=exchange or NoExchange(),
+        seed=3,
+        fused=case.as_trained,
+        compiled=case.compiled,
+    ).double()
+    if case.as_trained:
+        model = channels_last(model)
+    augment = Augment(mean=case.mean, colour_noise=ColourNoise(strength=NOISE))  # type: ignore[arg-type]
+    statistics = PixelStatistics(mean_SSC=mean_image(case), eigenvalues=(1, 1, 1), eigenvectors=((1, 0, 0),) * 3)
+    preprocess = Preprocess(augment, statistics, case.network.input_size).double()
+    settings = Optimizer(
+        momentum=MOMENTUM, weight_decay=DECAY, decay_biases=case.decay_biases, weight_decay_of=case.decay_of
+    )
+    optimizer = PaperSGD(model, settings, fused=case.as_trained)
+    step, schedule = Step(model, preprocess, optimizer, replica_group), Stages(SCHEDULE)
+
+    first = _batch(draw(case, 0), rows)
+    inputs = (first.images_BHWC, first.offsets_B2, first.mirror_B, first.colour_BC, first.noisy_B)
+    with torch.no_grad():
+        out = {
+            "train logits": model.train()(preprocess(*inputs), first.keys_B),
+            "eval logits": model.eval()(preprocess(*inputs)),
+            "test sums": step.test(first),
+        }
+    for update in range(case.updates):
+        each = (rows.stop - rows.start) // parts
+        sums = [
+            step.train(
+                _batch(draw(case, update), slice(rows.start + part * each, rows.start + (part + 1) * each)),
+                schedule.rates(update),
+                part=part,
+                parts=parts,
+            )
+            for part in range(parts)
+        ]
+        out[f"{update} sums"] = torch.stack(sums).sum(dim=0)
+        for layer, kind, parameter in model.parameter_layers():
+            assert parameter.grad is not None
+            out[f"{update} {layer} {kind} gradient"] = parameter.grad.clone()
+    for layer, kind, parameter in model.parameter_layers():
+        out[f"{layer} {kind} value"] = parameter.detach().clone()
+        out[f"{layer} {kind} momentum"] = optimizer.steps[f"{layer}.{kind}"].clone()
+    return out
+
+
+def run_reference(case: Case) -> Tree:
+    """The same updates on whole batches with the reference, started from the whole network's weights."""
+    network = case.network
+    model = reference.Reference(network)
+    initial = AlexNet(network, seed=3).double().parameter_layers()
+    model.copy_weights(initial)
+    steps = {(layer, kind): torch.zeros_like(parameter) for layer, kind, parameter in initial}
+
+    def images(drawn: Drawn, **training: Any) -> Tensor:
+        array = reference.preprocessed(
+            drawn.images_BHWC, mean_image(case), drawn.offsets_B2, mean=case.mean, **training
+        )
+        return torch.from_numpy(array)
+
+    def training(drawn: Drawn) -> dict[str, Any]:
+        noise = {"colour_BC": drawn.colour_BC, "noisy_B": drawn.noisy_B, "divisor": 1 + NOISE}
+        return {"mirror_B": drawn.mirror_B, **noise}
+
+    first = draw(case, 0)
+    noisy, plain, labels = images(first, **training(first)), images(first), torch.from_numpy(first.labels_B)
+    with torch.no_grad():
+        out = {
+            "train logits": model.train()(noisy, reference.masks(network, first.keys_B)),
+            "eval logits": model.eval()(noisy, {}),
+            "test sums": _sums(model.eval()(plain, {}), labels),
+        }
+    model.train()
+    for update in range(case.updates):
+        drawn = draw(case, update)
+        labels = torch.from_numpy(drawn.labels_B)
+        logits = model(images(drawn, **training(drawn)), reference.masks(network, drawn.keys_B))
+        out[f"{update} sums"] = _sums(logits.detach(), labels)
+        model.zero_grad()
+        F.cross_entropy(logits, labels).backward()
+        for (layer, kind), step in steps.items():
+            parameter = model.parameter(layer, kind)
+            assert parameter.grad is not None
+            out[f"{update} {layer} {kind} gradient"] = parameter.grad.clone()
+            decay = case.decay_of.get(layer, DECAY) if kind == "weights" or case.decay_biases else 0.0
+            rate = rate_by_hand(update, layer, kind)
+            reference.paper_update(parameter, step, parameter.grad, rate=rate, momentum=MOMENTUM, decay=decay)
+    for (layer, kind), step in steps.items():
+        out[f"{layer} {kind} value"] = model.parameter(layer, kind).detach().clone()
+        out[f"{layer} {kind} momentum"] = step
+    return out
+
+
+def _sums(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """[images, loss, top-1 errors, top-5 errors]."""
+    top = logits_BC.topk(5, dim=1).indices
+    top1, top5 = ((top[:, :k] != labels_B[:, None]).all(dim=1).sum() for k in (1, 5))
+    loss = F.cross_entropy(logits_BC, labels_B, reduction="sum")
+    return torch.stack([torch.tensor(float(len(labels_B)), dtype=torch.float64), loss, top1, top5])
+
+
+def run_columns(rank: int, names: list[str]) -> dict[str, tuple[Tree, int]]:
+    """One of the processes that share the columns of one replica, for each of the named cases; and the floats that it sent."""
+    return share_columns(rank, {name: CASES[name] for name in names})
+
+
+def share_columns(rank: int, cases: Mapping[str, Case]) -> dict[str, tuple[Tree, int]]:
+    """As `run_columns`, for any cases."""
+    world = dist.group.WORLD
+    assert world is not None
+    out = {}
+    for name, case in cases.items():
+        columns = case.network.columns // world.size()
+        exchange = ColumnExchange(world)
+        tree = run(case, first_column=rank * columns, columns=columns, exchange=exchange)
+        out[name] = tree, exchange.floats_sent
+    return out
+
+
+def run_replicas(rank: int, name: str, parts: int = 1) -> Tree:
+    """One of 2 x 2 processes: two replicas, each of two columns."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "column"))
+    return run(
+        CASES[name],
+        first_column=mesh.get_local_rank("column"),
+        columns=1,
+        exchange=ColumnExchange(mesh.get_group("column")),
+        replica_group=mesh.get_group("replica"),
+        parts=parts,
+    )
+
+
+def joined(columns: list[Tree]) -> Tree:
+    """The whole network's tree from the trees of its columns, in order."""
+    out = {}
+    for name, first in columns[0].items():
+        parts = [tree[name] for tree in columns]
+        if name.endswith("sums"):
+            assert all(torch.equal(first, part) for part in parts), f"columns disagree about {name}"
+            out[name] = first
+        else:
+            out[name] = torch.cat(parts, dim=1 if name.endswith("logits") else 0)
+    return out
+
+
+def assert_same(found: Tree, expected: Tree) -> None:
+    """Every tensor within TOLERANCE of its largest magnitude; all failures in one message."""
+    assert found.keys() == expected.keys()
+    wrong = []
+    for name, tensor in expected.items():
+        largest = tensor.abs().max().item()
+        assert largest > 0 or name.endswith("sums"), f"{name} is zero throughout, so the comparison would say nothing"
+        error = (found[name] - tensor).abs().max().item()
+        if not error <= TOLERANCE * largest:
+            wrong.append(f"{name}: off by {error:.3g}, largest magnitude {largest:.3g}")
+    assert not wrong, "\n".join(wrong)
