@@ -7,21 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from cluster.paper import CHANGES, Change
 from cluster.report.groups import ALIKE, Difference, Group, differences, without
 from configs.loader import load, to_dict
-
-PAPER: dict[str, tuple[str, str, str]] = {
-    "one_gpu": ("+1.7", "+1.2", "paper, 3.2"),
-    "no_normalisation": ("+1.4", "+1.2", "paper, 3.3"),
-    "non_overlapping_pooling": ("+0.4", "+0.3", "paper, 3.4"),
-    "no_colour_noise": ("over +1", "", "paper, 4.1"),
-    "no_conv3": ("about +2", "", "paper, 7"),
-    "no_conv4": ("about +2", "", "paper, 7"),
-    "no_conv5": ("about +2", "", "paper, 7"),
-    "no_exchange": ("+1.2", "+1.1", "authors' #150"),
-}
-"""Of a built-in config against original.yaml: top-1 and top-5 error on ImageNet in points of per cent, and who says so."""
-
 
 BESIDE = ("schedule", "train.epochs", "augment.colour_noise.until_epoch", "network.lrn", "network.spatial_lrn")
 """Does not tell one ablation from another: when the authors lowered rates by hand, and norms that are set and not used."""
@@ -49,7 +37,7 @@ class Row:
     top5_change: float | None
     top1_doubt: float | None
     """Standard error of the change, from the spreads over runs; None unless both configurations have several."""
-    paper: tuple[str, str, str] | None
+    paper: Change | None
 
 
 def views_of_all(groups: Sequence[Group]) -> Literal[1, 10]:
@@ -100,13 +88,13 @@ def _row(group: Group, own: Errors | None, first: Errors | None, *, reference: b
     )
 
 
-def paper_change(found: Sequence[Difference]) -> tuple[str, str, str] | None:
+def paper_change(found: Sequence[Difference]) -> Change | None:
     """What the paper or its authors found for the same change, also where it is made to a smaller network.
 
     The same change: the same settings differ, and those that were as in original.yaml before are as in the variant after.
     """
     ours = _telling(found)
-    for name, known in PAPER.items():
+    for name, known in CHANGES.items():
         theirs = _changes(name)
         if (
             ours

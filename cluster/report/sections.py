@@ -160,10 +160,9 @@ def _ablation(row: ablations.Row, with_paper: bool) -> tuple[object, ...]:
             _spread(errors.top5, errors.top5_spread),
             points(row.top5_change),
         )
-    paper = ()
     if with_paper:
-        paper = (" / ".join(part for part in row.paper[:2] if part) if row.paper else DASH,)  # type: ignore[assignment]
-    return (label, count, *numbers, *paper, _settings(row.group))
+        numbers += (" / ".join(part for part in row.paper.in_words if part) if row.paper else DASH,)
+    return (label, count, *numbers, _settings(row.group))
 
 
 def _spread(mean: float, deviation: float | None) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.console import print_plan
+from cluster.paper import CHANGES, Change
 from cluster.reproduce.comparison import Noise, mean, pooled, spread, verdict
 from cluster.reproduce.variations import FULL, VARIATIONS
 from configs.errors import UserError
@@ -42,20 +43,20 @@ def compare(found: Found, views: int, kind: str) -> dict[str, Cell]:
 
 def _cell(name: str, errors: Mapping[str, list[float]], noise: Noise | None, kind: str) -> Cell:
     own, full = errors[name], errors.get(FULL)
-    paper = VARIATIONS[name].top1 if kind == "top1_error" else VARIATIONS[name].top5
+    known = CHANGES.get(name, Change())
+    paper = known.top1 if kind == "top1_error" else known.top5
     difference = limit = None
     told = ""
     if full and name != FULL:
         difference = mean(own) - mean(full)
         limit = noise.of_difference(len(own), len(full)) if noise else None
         told = verdict(difference, limit, paper)
-    said = VARIATIONS[name].said
     return Cell(
         mean=mean(own),
         spread=spread(own),
         difference=difference,
         limit=limit,
-        paper=None if said else paper,
+        paper=None if known.said else paper,
         verdict=told,
     )
 
@@ -87,8 +88,8 @@ def tell_and_write(out: Path, found: Found) -> None:
         "networks": {
             name: {
                 "what": VARIATIONS[name].what,
-                "source": VARIATIONS[name].source,
-                "paper": VARIATIONS[name].said or None,
+                "source": CHANGES.get(name, Change()).source,
+                "paper": CHANGES.get(name, Change()).said or None,
                 **{f"{kind}_views{views}": asdict(by_name[name]) for (views, kind), by_name in cells.items()},
             }
             for name in found
@@ -112,7 +113,7 @@ def _print(cells: Mapping[tuple[int, str], Mapping[str, Cell]], seeds: Mapping[s
             table.add_column(heading, justify="left" if heading == "network" else "right")
         table.add_column("verdict")
         for name, cell in by_name.items():
-            said = VARIATIONS[name].said
+            said = CHANGES.get(name, Change()).said
             paper = said if said and cell.difference is not None else _signed(cell.paper)
             table.add_row(
                 VARIATIONS[name].what,

@@ -1,4 +1,4 @@
-"""What the ablations take away, as settings on top of ablation.yaml, and what the paper or the authors' logs say it is worth."""
+"""What the ablations take away, as settings on top of ablation.yaml; what that is worth in the paper is in `cluster.paper`."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,6 @@ from dataclasses import dataclass
 class Variation:
     what: str
     settings: tuple[str, ...] = ()
-    top1: float | None = None
-    """How much worse the full-size network was, in percentage points; only its sign is said where `said` is not empty."""
-    top5: float | None = None
-    said: str = ""
-    """In place of a number."""
-    source: str = ""
 
 
 FULL = "all"
@@ -26,36 +20,19 @@ VARIATIONS = {
             "network.convs.conv1.then=[pool, activation]",
             "network.convs.conv2.then=[activation, pool]",
         ),
-        top1=1.4,
-        top5=1.2,
-        source="paper, 3.3",
     ),
     # At these sizes windows of 2 give maps of the same sides as windows of 3 that hang over, so no padding changes.
-    "non_overlapping_pooling": Variation(
-        what="pooling without overlap", settings=("network.pool.size=2",), top1=0.4, top5=0.3, source="paper, 3.4"
-    ),
+    "non_overlapping_pooling": Variation(what="pooling without overlap", settings=("network.pool.size=2",)),
     "no_dropout": Variation(
         what="no dropout",
         settings=("network.denses.fc6.dropout=0.0", "network.denses.fc7.dropout=0.0"),
-        top1=1.0,
-        top5=1.0,
-        said="substantial overfitting",
-        source="paper, 4.2",
     ),
     "no_crops": Variation(
         what="no crops, no mirror images",
         settings=("augment.crop=centre", "augment.crop_positions=null", "augment.mirror=false"),
-        top1=1.0,
-        top5=1.0,
-        said="substantial overfitting",
-        source="paper, 4.1",
     ),
-    "no_colour_noise": Variation(
-        what="no colour noise", settings=("augment.colour_noise=null",), top1=1.0, said="over 1", source="paper, 4.1"
-    ),
-    "tanh": Variation(
-        what="tanh", settings=("network.activation=tanh",), top1=1.0, top5=1.0, said="slower", source="paper, 3.1"
-    ),
+    "no_colour_noise": Variation(what="no colour noise", settings=("augment.colour_noise=null",)),
+    "tanh": Variation(what="tanh", settings=("network.activation=tanh",)),
     "one_gpu": Variation(
         what="the one-GPU net",
         settings=(
@@ -66,9 +43,6 @@ VARIATIONS = {
             "network.convs.conv4.maps=48",
             "cluster.cpus_per_column=2",
         ),
-        top1=1.7,
-        top5=1.2,
-        source="paper, 3.2",
     ),
     "no_exchange": Variation(
         what="columns meet in the classifier only",
@@ -79,8 +53,5 @@ VARIATIONS = {
             "network.denses.fc6.sees=column",
             "network.denses.fc7.sees=column",
         ),
-        top1=1.2,
-        top5=1.1,
-        source="authors' log of #150",
     ),
 }

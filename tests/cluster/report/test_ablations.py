@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.paper import CHANGES
 from cluster.report import ablations, curves, spending, tables
 from cluster.report.groups import group_runs
 from cluster.report.sections import ablations_section, goal_table, paper_section
@@ -67,9 +68,9 @@ def test_the_same_change_to_a_smaller_network_has_the_papers_number(tmp_path: Pa
     ]
     groups = group_runs(records(*paths))
     found = {row.group.label: row for row in ablations.rows(groups, 1)}
-    assert found["no-norms"].paper == ("+1.4", "+1.2", "paper, 3.3")
-    assert found["no-noise"].paper == ("over +1", "", "paper, 4.1")
-    assert found["pools"].paper == ("+0.4", "+0.3", "paper, 3.4")
+    assert found["no-norms"].paper == CHANGES["no_normalisation"]
+    assert found["no-noise"].paper == CHANGES["no_colour_noise"]
+    assert found["pools"].paper == CHANGES["non_overlapping_pooling"]
     assert found["faster"].paper is None and found["faster"].errors is None
     assert found["other-norms"].paper is None
     assert found["no-norms"].top1_change == pytest.approx(0.02)
