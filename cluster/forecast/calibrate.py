@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.failures import RunFailed
+from configs.errors import UserError
 from configs.loader import load
 from configs.machine import Efficiency, Link, Machine, load_machine, save_machine
 from configs.schema import Config
@@ -40,7 +41,7 @@ def calibrate(file: Path, *, images: int = IMAGES, settings: tuple[str, ...] = (
 
     cores = cores or os.cpu_count() or 1
     guess = load_machine("cpu")
-    save_machine(guess, file, HEADER)  # a file that cannot be written is said at once
+    _check_writable(file)
     print(f"measuring {cores} core(s) of {processor()}: each part of a step", file=sys.stderr, flush=True)
     parts = _run(["parts", str(images), *settings], cores)
     print("and a link between two processes", file=sys.stderr, flush=True)
@@ -72,6 +73,18 @@ def calibrate(file: Path, *, images: int = IMAGES, settings: tuple[str, ...] = (
     )
     save_machine(machine, file, HEADER)
     return machine
+
+
+def _check_writable(file: Path) -> None:
+    """Said before anything is measured; what is there stays as it is until then."""
+    new = not file.exists()
+    try:
+        with file.open("a", encoding="utf-8"):
+            pass
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from None
 
 
 KINDS = ("first_conv", "conv", "dense", "norm", "spatial_norm", "update", "other")

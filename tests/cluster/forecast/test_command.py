@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cluster import train
+from cluster.failures import RunFailed
 from cluster.forecast.calibrate import calibrate
 from cluster.forecast.sweep import parse_range
 from configs.errors import UserError
@@ -122,3 +123,13 @@ def test_calibration_describes_this_machine(tmp_path: Path) -> None:
     assert machine.measured and machine.device == "cpu" and machine.devices_per_node == 1
     assert 0.1 < machine.gflops["fp32"] < 1e4
     assert 0.01 < machine.within_node.gigabytes_per_second < 1000
+
+
+def test_a_calibration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "here.yaml"
+    for before in (None, "name: measured with care\n"):
+        if before is not None:
+            file.write_text(before)
+        with pytest.raises(RunFailed, match="measuring parts failed"):
+            calibrate(file, images=1, settings=("network.columns=0",), cores=1)
+        assert (file.read_text() if file.exists() else None) == before
