@@ -5,13 +5,13 @@ After a failure, in this order:
  2. all actors of the attempt are killed: a process that waits in a collective for one that is gone can do nothing else;
  3. the budget says whether to try again (`recovery.py`);
  4. it is waited until the cluster has room, for the whole mesh or, if `fault.elastic`, for a smaller one;
- 5. the next attempt starts from the newest checkpoint.
+ 5. the next attempt's actors are started, earlier ones' saves are stopped, and it goes on from the newest checkpoint.
 """
 
 import time
 from collections.abc import Callable
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.capacity import replicas_that_fit
 from cluster.console import RunConsole, clock
@@ -26,9 +26,6 @@ from cluster.run_folder import RunFolder
 from cluster.signals import Interrupted, StopSignals
 from cluster.supervisor import Supervisor
 from cluster.traces import with_traces
-
-if TYPE_CHECKING:
-    from workers.checkpoint import Checkpoint
 
 SEEING_SECONDS = 5.0
 """How long the end of a run waits for what is still being written down of a failure."""
@@ -52,32 +49,32 @@ class Attempts:
         reporting: Reporting,
         number: int,
     ) -> None:
-        """number: of the first of them."""
+        """number: of the first of them. Until an attempt's actors are there, another command's may go on with the run."""
         self.run, self.signals, self.console, self.reporting = run, signals, console, reporting
         self.plan = plan.with_replicas(plan.config.cluster.replica_count)
         """With all replicas; an attempt may have fewer."""
-        self.number = number
+        self.number = self._first = number
         self.failures: list[str] = []
         self.feed_counts: list[dict[str, Any]] = []
         self._budget = Budget(plan.config.fault)
         self._seeing: list[Thread] = []
 
-    def train(self, start: "Checkpoint | None") -> Finished | Stopped:
-        """Go on from `start` to the end of the program, or until a signal asks for a stop.
+    def train(self) -> Finished | Stopped:
+        """Go on to the end of the program, or until a signal asks for a stop.
 
         Raises RunFailed, with the cause, if a failure is more than the budget allows, UserError for wrong input, Interrupted.
         """
         try:
-            return self._train(start)
+            return self._train()
         finally:
             for thread in self._seeing:
                 thread.join(SEEING_SECONDS)
 
-    def _train(self, start: "Checkpoint | None") -> Finished | Stopped:
+    def _train(self) -> Finished | Stopped:
         plan = self._shape(first=True)
-        self._budget.progressed(start.step if start else None)
+        self._newest_step()
         while True:
-            outcome = self._attempt(plan, start)
+            outcome = self._attempt(plan)
             if isinstance(outcome, Finished) or (isinstance(outcome, Stopped) and outcome.why == "signal"):
                 return outcome
             if isinstance(outcome, Stopped):
@@ -87,31 +84,31 @@ class Attempts:
                     raise Interrupted(self.signals.requested)
                 if not outcome.can_go_on:  # the checkpoints may be out of reach as well
                     self._settle(outcome)
-            self.number += 1
-            start = self.run.to_go_on_from(self.number, self.reporting.note)
-            self._budget.progressed(start.step if start else None)
+            step = self._newest_step()
             if isinstance(outcome, Failure):
                 self._settle(outcome)
+            self.number += 1
             self.console.restarted()
-            self.reporting.restarted(
-                outcome.kind if isinstance(outcome, Failure) else outcome.why, start.step if start else 0
-            )
+            self.reporting.restarted(outcome.kind if isinstance(outcome, Failure) else outcome.why, step)
             plan = self._shape(first=False)
 
-    def _attempt(self, plan: Plan, start: "Checkpoint | None") -> Outcome:
+    def _newest_step(self) -> int:
+        """Of the checkpoints, which the budget is told."""
+        newest = self.run.latest()
+        self._budget.progressed(newest.step if newest else None)
+        return newest.step if newest else 0
+
+    def _attempt(self, plan: Plan) -> Outcome:
         console, replicas = self.console, plan.mesh.replicas
-        self.reporting.began(self.number, start.step if start else 0, replicas)
-        if start:
-            console.message(f"continuing from {start.folder}")
         if plan.program().parts > 1:
             console.message(
                 f"{replicas} of {self.plan.mesh.replicas} replicas: each takes {plan.program().parts} parts of a batch in turn"
             )
         try:
             with WorkerGroup(plan, attempt=self.number) as group:
-                outcome = self._watch(group, start)
+                outcome = self._watch(group)
         except NoRoomError as error:
-            if not self.failures:
+            if self.number == self._first:  # never before has there been room: a matter for the person at the keyboard
                 raise
             outcome = Failure(kind="no room", what=str(error))
             self._tell(outcome)
@@ -120,8 +117,12 @@ class Attempts:
             self._tell(outcome)
         return outcome
 
-    def _watch(self, group: WorkerGroup, start: "Checkpoint | None") -> Outcome:
+    def _watch(self, group: WorkerGroup) -> Outcome:
         console = self.console
+        start = self.run.to_go_on_from(self.number, lambda text: self.reporting.note(f"note: {text}"))
+        self.reporting.began(self.number, start.step if start else 0, group.plan.mesh.replicas)
+        if start:
+            console.message(f"continuing from {start.folder}")
         self.reporting.placed(group.about)
         for about in group.about:
             console.message(f"{about['name']}: pid {about['pid']} on {about['node']}, {about['device']}")

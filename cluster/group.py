@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -23,9 +23,10 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.environment import COLUMN_ENVIRONMENT, NO_GPUS
-from cluster.failures import NoRoomError, RunFailed, explain
+from cluster.failures import NoRoomError, RunFailed, explain, root_cause
 from cluster.paths import absolute
 from cluster.plan import Plan
+from configs.errors import UserError
 from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
@@ -190,7 +191,9 @@ class WorkerGroup:
                 self._no_room(f"waited {limit:g} s for {what}")
                 + "; if machines are only slow, raise cluster.start_timeout_seconds"
             ) from None
-        except RayActorError as error:
+        except RayError as error:  # an actor's death, or what others made of it
+            if isinstance(root_cause(error), UserError):
+                raise UserError(explain(error)) from None
             raise RunFailed(f"while waiting for {what}: {explain(error)}") from None
         return got
 

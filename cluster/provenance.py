@@ -49,8 +49,10 @@ def is_alive(start: dict[str, Any]) -> bool | None:
     if start["host"] != socket.gethostname():
         return None
     try:
+        process = psutil.Process(start["pid"])
         # Numbers of processes are used again; times of birth are not.
-        return abs(psutil.Process(start["pid"]).create_time() - start["process_started"]) < 2.0
+        is_it = abs(process.create_time() - start["process_started"]) < 2.0
+        return is_it and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 

@@ -52,7 +52,7 @@ class Reporting:
         self.totals = Totals()
         self.feeds: list[dict[str, Any]] = []
         """The feeds' counters, which the supervisor keeps up to date."""
-        at_once: dict[str, Sink] = {"the log": JsonLines(run.log)}
+        at_once: dict[str, Sink] = {"the log": JsonLines(run.log, self.note)}
         behind: dict[str, Sink] = {"TensorBoard's file": TensorBoard(run.events, self._ranks)}
         behind |= make_sinks(sinks, run.path, to_dict(plan.config))
         at_once["Ray's metrics"] = RayMetrics(plan.config.name, plan.mesh)
@@ -109,6 +109,7 @@ class Reporting:
 
     def began(self, number: int, step: int, replicas: int) -> None:
         """An attempt at the run begins after `step`."""
+        self._step = step
         self._give({"kind": "attempt", "number": number, "step": step, "replicas": replicas})
 
     def failed(self, number: int, cause: str, what: str) -> None:

@@ -1,6 +1,7 @@
 """A run's folder: its config, log, checkpoints and result; and whether a command begins, continues or has completed it."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cluster.console import progress
-from cluster.provenance import note_start
+from cluster.provenance import is_alive, note_start, read_starts
 from configs.errors import UserError
 from configs.loader import parse, save, to_dict
 from configs.schema import Config
@@ -66,13 +67,22 @@ class RunFolder:
             raise UserError(
                 f"{file} is damaged ({error}); choose another name (name=...) or remove {self.path}"
             ) from None
-        changed = _changed(before, to_dict(self.config))
+        changed = _changed(before, self._stored_settings())
         if changed:
             raise UserError(
                 f"{self.path} holds a run with other settings:\n"
                 + "\n".join(changed)
                 + f"\ngive this one another name (name={self.config.name}-2), or remove that folder"
             )
+
+    def refuse_if_running(self) -> None:
+        """Raises UserError if another process of this machine is training the run."""
+        for start in read_starts(self.path):
+            if is_alive(start) and start["pid"] != os.getpid():
+                raise UserError(
+                    f"{self.path} is being trained by process {start['pid']} of this machine; wait for it, stop it (kill "
+                    f"{start['pid']}; it saves first), or give this run another name (name={self.config.name}-2)"
+                )
 
     def open(self) -> None:
         """Make the folder, and write the config and what this process runs on."""
@@ -91,12 +101,19 @@ class RunFolder:
     def latest(self) -> "Checkpoint | None":
         """The newest committed checkpoint, by its state file alone.
 
-        Raises UserError if there are some of another version, or they lie at a URL that cannot be reached.
+        Raises UserError if there are some of another version, if they belong to a run with other settings, or if their place
+        cannot be read.
         """
         from workers.checkpoint_list import committed
 
-        found = committed(self.checkpoints)
-        return found[-1] if found else None
+        try:
+            found = committed(self.checkpoints)
+        except OSError as error:
+            raise UserError(f"the run's checkpoints at {self.checkpoints} cannot be read: {error}") from None
+        if not found:
+            return None
+        self._refuse_other_experiment(found[-1])
+        return found[-1]
 
     def attempts(self) -> int:
         """Made at this run so far, by all commands."""
@@ -107,34 +124,44 @@ class RunFolder:
         return max((entry["number"] for entry in map(_parsed, lines) if entry.get("kind") == "attempt"), default=0)
 
     def next_attempt(self) -> int:
-        """Its number, from 1. One that has left its mark beside the checkpoints and nothing in the log did not get far."""
+        """Its number, from 1: one that was never used, neither in the log nor beside the checkpoints."""
         from workers.takeover import newest_attempt
 
-        return max(self.attempts() + 1, newest_attempt(self.checkpoints))
+        try:
+            return max(self.attempts(), newest_attempt(self.checkpoints)) + 1
+        except OSError as error:
+            raise UserError(f"the run's checkpoints at {self.checkpoints} cannot be read: {error}") from None
 
     def to_go_on_from(self, attempt: int, say: Callable[[str], None]) -> "Checkpoint | None":
         """The newest checkpoint that is whole, every byte of it read; None if the run has none yet.
 
         attempt: number of the one that begins; from now on earlier ones write no more.
         Newer ones that are damaged are set aside, and told in one line each. A large one takes seconds, and shows progress.
-        Raises UserError for what a person must settle: all are damaged, or of another version, or it is another experiment's.
+        Raises UserError for what a person must settle: all are damaged, or of another version, it is another experiment's, a
+        later attempt has begun, or the place cannot be read and written.
         """
         from workers.checkpoint_list import newest_whole
-        from workers.takeover import take_over
+        from workers.takeover import TakenOverError, take_over
 
-        self._refuse_other_experiment(self.latest())  # before its saves are stopped
+        self.latest()  # which refuses those of others, before their saves are stopped
         try:
             take_over(self.checkpoints, attempt)
+            with progress("checking the checkpoint", scale=1e6, unit="MB") as show:
+                found = newest_whole(self.checkpoints, say, set_aside=True, progress=show)
+        except TakenOverError as error:
+            raise UserError(f"{error}; stop one of the two commands") from None
         except OSError as error:
-            raise UserError(f"the run's checkpoints at {self.checkpoints} cannot be written: {error}") from None
-        with progress("checking the checkpoint", scale=1e6, unit="MB") as show:
-            found = newest_whole(self.checkpoints, say, set_aside=True, progress=show)
-        self._refuse_other_experiment(found)
+            raise UserError(
+                f"the run's checkpoints at {self.checkpoints} cannot be read and written: {error}"
+            ) from None
+        if found:
+            self._refuse_other_experiment(found)
         return found
 
-    def _refuse_other_experiment(self, found: "Checkpoint | None") -> None:
-        changed = _changed(found.state.get("config"), to_dict(self.config), "name") if found else []
-        if found and changed:
+    def _refuse_other_experiment(self, found: "Checkpoint") -> None:
+        # Where the first weights came from is of no account any more, and what is stored is the very checkpoint.
+        changed = _changed(found.state.get("config"), self._stored_settings(), "name", "train.init_from")
+        if changed:
             raise UserError(
                 f"{found.folder} belongs to a run with other settings:\n"
                 + "\n".join(changed)
@@ -147,9 +174,12 @@ class RunFolder:
             return self.saved  # an object store that was just lost would be asked for half a minute
         try:
             found = self.latest()
-        except (OSError, UserError) as error:
+        except UserError as error:
             return f"not known ({error})"
         return found.folder if found else "none"
+
+    def _stored_settings(self) -> dict[str, Any]:
+        return to_dict(keyless(self.config))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         temporary = self.path / "result.tmp"

@@ -19,6 +19,8 @@ import yaml
 
 from cluster.provenance import is_alive, read_starts
 from configs.errors import UserError
+from workers.checkpoint_store import place_in
+from workers.data.storage import is_url
 
 State = Literal["running", "complete", "stopped", "failed"]
 ENDED: dict[str, State] = {"finished": "complete", "stopped": "stopped", "failed": "failed"}
@@ -45,7 +47,10 @@ class RunState:
     """Warnings, verdicts and restarts since that start."""
     last_seconds: float | None = None
     """When the log was last written to, since 1970."""
+    place: str = ""
+    """Folder or URL of its checkpoints."""
     checkpoints: list[Path] = field(default_factory=list)
+    """Those that are there; of a URL, which is not asked, none."""
 
     @property
     def step(self) -> int:
@@ -92,9 +97,20 @@ def read_run(path: Path, now: float | None = None) -> RunState:
             gaps.append(run.last_seconds - before)
     if log.is_file():
         run.last_seconds = log.stat().st_mtime
-    run.checkpoints = sorted(state.parent for state in (path / "checkpoints").glob("step-*/state.json"))
+    run.place = _place(path)
+    if not is_url(run.place):
+        run.checkpoints = sorted(state.parent for state in Path(run.place).glob("step-*/state.json"))
     run.state, run.why = _judge(run, max(gaps, default=0.0), time.time() if now is None else now)
     return run
+
+
+def _place(path: Path) -> str:
+    """Where its checkpoints lie, as far as its config can be read."""
+    try:
+        settings = settings_of(path)
+        return place_in(settings["checkpoint"]["folder"], path, settings["name"])
+    except (UserError, KeyError, TypeError):
+        return place_in(None, path, path.name)
 
 
 def _judge(run: RunState, longest_gap: float, now: float) -> tuple[State, str]:

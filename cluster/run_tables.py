@@ -12,6 +12,7 @@ from cluster.console import clock, errors_line, print_plan
 from cluster.run_state import RunState, find_runs, read_run, settings_of
 from cluster.totals import total_lines
 from configs.errors import UserError
+from workers.data.storage import is_url
 
 SAID = 5
 """So many of a run's newest warnings and verdicts are shown."""
@@ -73,7 +74,9 @@ def _lines(run: RunState) -> list[tuple[str, str]]:
     if run.end:
         lines += total_lines(run.end["spent"], run.end["time"] - run.begun.get("time", run.end["time"]))
     lines += [("said", _said(report)) for report in run.said[-SAID:]]
-    lines += [("checkpoint", str(path)) for path in run.checkpoints] or [("checkpoint", "none")]
+    lines += [("checkpoint", str(path)) for path in run.checkpoints] or [
+        ("checkpoint", run.place if is_url(run.place) else "none")
+    ]
     lines.append(("data", str(settings.get("data", {}).get("path"))))
     if run.state in ("stopped", "failed"):
         lines.append(("go on", "the same command goes on from the last checkpoint"))

@@ -1,4 +1,7 @@
-"""Where a run's reports go: sinks, each with `report` and `close`. One that fails is left out from then on; the run goes on."""
+"""Where a run's reports go: sinks, each with `report` and `close`. One that fails is left out from then on; the run goes on.
+
+The log alone is tried again with each report: it is what tells later commands of the run how it ended.
+"""
 
 import contextlib
 import importlib
@@ -30,15 +33,27 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """Appends each report to a file, as one line."""
+    """Appends each report to a file, as one line. on_message: is told, once, if that cannot be done, and when it can again."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, on_message: Callable[[str], None]) -> None:
+        self._file, self._on_message = file, on_message
+        self._missed = 0
 
     def report(self, report: dict[str, Any]) -> None:
-        # Opened each time, so that the folder may be moved, and a full disk that has room again is noticed.
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(report) + "\n")
+        line = json.dumps(report) + "\n"
+        try:
+            # Opened each time, so that the folder may be moved, and a full disk that has room again is noticed.
+            with self._file.open("a", encoding="utf-8") as file:
+                # What a full disk took of a line is a line of its own, which readers pass over.
+                file.write("\n" + line if self._missed else line)
+        except OSError as error:
+            self._missed += 1
+            if self._missed == 1:
+                self._on_message(f"note: {self._file} misses reports of this run ({error.strerror}); the run goes on")
+            return
+        if self._missed:
+            self._on_message(f"note: {self._file} can be written again; it misses {self._missed} report(s)")
+            self._missed = 0
 
     def close(self) -> None:
         pass

@@ -27,7 +27,7 @@ NODE_DEATH_SECONDS = 12.0
 NODES_SECONDS = 5.0
 """How often it is looked whether a node will be taken away."""
 STOP_SECONDS = 60.0
-"""How long the ranks may take to agree on a stop and to save."""
+"""How long the ranks may take to agree on a stop. Once they save, `checkpoint.save_timeout_seconds` counts."""
 STARTING_SECONDS = 5.0
 """The same as long as nothing has been reported: the first step may be compiling for half a minute, with little to save."""
 
@@ -71,7 +71,7 @@ class Supervisor:
             now = time.monotonic()
             if self._signals.requested is not None:
                 self._stop("signal", "")
-            if now > self._stop_by:
+            if now > self._stop_by and not self.watchdog.saving:
                 self._on_message("the columns did not stop in time; ending them. The last checkpoint is whole")
                 raise Interrupted(self._signals.requested or 0)
             if now - nodes_at > NODES_SECONDS:
@@ -185,8 +185,12 @@ def _failure(reference: Any) -> Exception | None:
 def _how(error: BaseException) -> str:
     text = " ".join(str(error).split())
     for sign, words in (
-        ("SIGKILL", "its process was killed (kill -9, or by the system for want of memory)"),
-        ("connection error code 2", "its process was killed (kill -9, or by the system for want of memory)"),
+        # Ray says the same of all of these.
+        ("SIGKILL", "its process was killed (kill -9, or by the system for want of memory), or crashed"),
+        (
+            "connection error code 2",
+            "its process was killed (kill -9, or by the system for want of memory), or crashed",
+        ),
         ("node", "its node died"),
         ("unavailable", "its node does not answer any more"),
     ):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import RunConsole, clock, errors_table, print_plan
@@ -19,6 +20,7 @@ from cluster.sinks import MakeSink, find_sinks
 from cluster.totals import total_lines
 from configs.errors import UserError
 from configs.loader import load
+from configs.schema import Config
 
 if TYPE_CHECKING:
     from workers.checkpoint import Checkpoint
@@ -45,7 +47,8 @@ def run_training(
     plan = make_plan(config, local_gpus(), dataset_size(config))
     run = RunFolder(config)
     run.check_same_experiment()
-    if plan.dataset is None:
+    dataset = plan.dataset
+    if dataset is None:
         raise UserError(
             f"no data set at {config.data.path}; make one with "
             f"`python -m cluster.prepare folder SOURCE --out {config.data.path}`, or set data.path"
@@ -53,10 +56,13 @@ def run_training(
     _check_profile(plan)
     if not check_only and _complete(run, plan):
         return 0
-    _say_init(run)
+    if not check_only:
+        run.refuse_if_running()
+    config = _with_first_weights(config, run)
+    plan = replace(plan, config=config)
     others = find_sinks(sinks)
     with StopSignals() as signals:
-        if not plan.dataset.drawn_first and not check_only:
+        if not dataset.drawn_first and not check_only:
             verify(config)
         with ray_session(
             address,
@@ -67,10 +73,10 @@ def run_training(
             quiet=quiet,
         ) as ray:
             if address is not None:
-                plan = plan_for_cluster(ray, config, plan.dataset)
+                plan = plan_for_cluster(ray, config, dataset)
             if check_only:
                 return report(ray, plan, absolute_location(run.checkpoints))
-            if plan.dataset is not None and plan.dataset.drawn_first:
+            if dataset.drawn_first:
                 draw(config, ray)
                 verify(config)
             if not quiet:
@@ -85,10 +91,9 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
     from cluster.reporting import Reporting
 
     run.open()
-    number = run.next_attempt()
-    start = run.to_go_on_from(number, lambda text: print(f"note: {text}", flush=True))
-    _check_start(run, start)
-    _say_profile(run, start)
+    newest = run.latest()  # what it goes on from is settled when the actors are there
+    _check_start(run, newest)
+    _say_profile(run, newest)
     keep_facts(run.path, run.config)
     started = time.monotonic()
     with (
@@ -97,15 +102,15 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
             run,
             plan.with_replicas(plan.config.cluster.replica_count),
             console,
-            start_step=start.step if start else 0,
+            start_step=newest.step if newest else 0,
             sinks=sinks,
         ) as reporting,
     ):
         if run.config.compute.fused or run.config.compute.compile:
             console.message("compiling; the first start on a machine takes a minute or so for it")
-        attempts = Attempts(run, plan, signals, console, reporting, number)
+        attempts = Attempts(run, plan, signals, console, reporting, run.next_attempt())
         try:
-            outcome = attempts.train(start)
+            outcome = attempts.train()
         except RunFailed as error:
             raise RunFailed(f"{error}. {_where_it_goes_on(run)}") from None
         if isinstance(outcome, Stopped):
@@ -186,13 +191,19 @@ def _check_profile(plan: Plan) -> None:
         raise UserError(f"train.profile_steps ends at update {profiled[1]:,}, and the run has {steps:,}")
 
 
-def _say_init(run: RunFolder) -> None:
-    """Which layers a run begins with, and which begin anew. Raises UserError if `train.init_from` leads nowhere."""
-    if run.config.train.init_from is None or run.latest() is not None:
-        return
+def _with_first_weights(config: Config, run: RunFolder) -> Config:
+    """With `train.init_from` as the one checkpoint that it leads to now: a run that is still trained makes new ones.
+
+    Says which layers are taken, and which begin anew. Raises UserError if it leads nowhere.
+    """
+    if config.train.init_from is None or run.latest() is not None:
+        return config
     from workers.init_from import find_start
 
-    print(find_start(run.config.train, run.config.network), flush=True)
+    start = find_start(config.train, config.network)
+    print(start, flush=True)
+    assert start is not None
+    return replace(config, train=replace(config.train, init_from=start.checkpoint.location))
 
 
 def _say_profile(run: RunFolder, start: "Checkpoint | None") -> None:

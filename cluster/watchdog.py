@@ -3,7 +3,7 @@
 import time
 
 from configs.schema import Config
-from workers.progress import Progress
+from workers.progress import Patience, Progress
 
 
 class Watchdog:
@@ -12,7 +12,9 @@ class Watchdog:
     def __init__(self, config: Config, names: list[str]) -> None:
         self._names = names
         self._usual = config.fault.hang_timeout_seconds
-        self._patient = max(config.cluster.collective_timeout_seconds, self._usual)
+        first = max(config.cluster.collective_timeout_seconds, self._usual)
+        saving = max(config.checkpoint.save_timeout_seconds, self._usual)
+        self._limits: dict[Patience, float] = {"usual": self._usual, "first": first, "saving": saving}
         self._last: list[Progress] = [Progress() for _ in names]
         self._heard_at = [time.monotonic()] * len(names)
         self._moved_at = time.monotonic()
@@ -26,10 +28,12 @@ class Watchdog:
     @property
     def limit_seconds(self) -> float:
         """How long nothing need move now. Who asked for patience and then does not even answer has no claim to it any more."""
-        now = time.monotonic()
-        answer = [now - heard <= self._usual for heard in self._heard_at]
-        asked = any(progress.patient for progress, there in zip(self._last, answer, strict=True) if there)
-        return self._patient if asked else self._usual
+        return max([self._usual, *(self._limits[progress.patience] for progress in self._answering())])
+
+    @property
+    def saving(self) -> bool:
+        """Whether a rank waits for a checkpoint to be saved."""
+        return any(progress.patience == "saving" for progress in self._answering())
 
     def hang(self) -> str | None:
         """What to say of it, or None if there is no hang."""
@@ -37,6 +41,10 @@ class Watchdog:
         if still <= self.limit_seconds:
             return None
         return f"no column has made progress for {still:.0f} s: {self.describe()}"
+
+    def _answering(self) -> list[Progress]:
+        now = time.monotonic()
+        return [last for last, heard in zip(self._last, self._heard_at, strict=True) if now - heard <= self._usual]
 
     def describe(self) -> str:
         """Where each rank is; those that do not answer first, for they are what the others wait for."""

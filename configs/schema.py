@@ -237,7 +237,8 @@ class Fault(Section):
     first restart comes at once."""
     hang_timeout_seconds: Positive = 120.0
     """How long no column may make progress before the attempt counts as hung. Longer than the longest step, evaluation step and
-    pause of the network; first steps and checkpoints have `cluster.collective_timeout_seconds`."""
+    pause of the network; first steps, and data that come from a URL, have `cluster.collective_timeout_seconds`, and
+    checkpoints `checkpoint.save_timeout_seconds`."""
     rejoin_timeout_seconds: Positive = 1800.0
     """How long a restart waits for nodes to come back if there is no room for it."""
     elastic: bool = False

@@ -65,6 +65,14 @@ class Checkpoint:
         return f"{shown(self.place)}/{self.name}" if "://" in self.place else f"{self.place}/{self.name}"
 
     @property
+    def location(self) -> str:
+        """Folder, or URL with whatever keys it holds: for reading."""
+        if "://" not in self.place:
+            return f"{self.place}/{self.name}"
+        path, mark, query = self.place.partition("?")
+        return f"{path}/{self.name}{mark}{query}"
+
+    @property
     def step(self) -> int:
         return int(self.state["step"])
 

@@ -11,6 +11,7 @@ from typing import Any
 from configs.errors import UserError
 from workers.checkpoint import VERSION, Checkpoint, Name
 from workers.checkpoint_store import STATE, CheckpointStore, DamagedFileError, open_store
+from workers.data.storage import MissingFileError
 
 SET_ASIDE = "damaged-"
 """Before the name of a checkpoint that was found damaged. What is called so is not looked at any more."""
@@ -148,7 +149,7 @@ def _read_state(store: CheckpointStore, place: str, name: Name, folder: str, lis
             return
         checkpoint = Checkpoint(place=place, name=folder, state=content)
         _ = checkpoint.step, checkpoint.evaluated, content["files"], content["shapes"]
-    except FileNotFoundError:
+    except (FileNotFoundError, MissingFileError):
         return  # removed since it was listed
     except (ValueError, KeyError, TypeError) as error:
         listing.damaged[name] = (folder, f"{STATE} cannot be understood ({error})")

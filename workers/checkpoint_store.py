@@ -4,6 +4,7 @@ A checkpoint is committed by its state file: that comes when all other files are
 a folder it is renamed into place; in an object store, which knows no rename, it is put in one piece, and seen once it is whole.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from configs.errors import UserError
 from configs.schema import Config
 from workers.data.files import sync_folder, whole_file
-from workers.data.storage import CHUNK_BYTES, Remote, is_url, without_keys
+from workers.data.storage import CHUNK_BYTES, MissingFileError, Remote, is_url, without_keys
 
 STATE = "state.json"
 OnBytes = Callable[[int], None]
@@ -142,12 +143,16 @@ class FolderStore(CheckpointStore):
                 if size != entry["bytes"]:  # that is known without reading it
                     raise DamagedFileError(_wrong_size(file, size, entry))
                 _compare(entry, size, _sha256(opened, on_bytes))
-        except PermissionError as error:
-            raise UserError(f"{self._root / folder / file} may not be read by this user: {error.strerror}") from None
         except FileNotFoundError:
             raise DamagedFileError(f"{file} is missing") from None
         except OSError as error:
-            raise DamagedFileError(f"{file} cannot be read: {error.strerror}") from None
+            if (
+                error.errno == errno.EIO
+            ):  # a bad sector; of the others (a server that is away), the file is not to blame
+                raise DamagedFileError(f"{file} cannot be read: {error.strerror}") from None
+            raise UserError(
+                f"{self._root / folder / file} cannot be read now: {error.strerror}; mend that, and give the same command again"
+            ) from None
 
 
 class RemoteStore(CheckpointStore):
@@ -213,7 +218,10 @@ class RemoteStore(CheckpointStore):
             raise DamagedFileError(f"{file} is missing")
         if size != entry["bytes"]:
             raise DamagedFileError(_wrong_size(file, size, entry))
-        _compare(entry, *self._remote.copy(f"{folder}/{file}", into, on_bytes))
+        try:
+            _compare(entry, *self._remote.copy(f"{folder}/{file}", into, on_bytes))
+        except MissingFileError:  # removed since it was listed
+            raise DamagedFileError(f"{file} is missing") from None
 
 
 def open_store(place: str) -> CheckpointStore:
@@ -231,21 +239,29 @@ def without_scheme(url: str) -> str:
 
 def keyless(config: Config) -> Config:
     """As it may be stored: without keys that its URLs may hold."""
-    folder = config.checkpoint.folder
-    checkpoint = replace(config.checkpoint, folder=None if folder is None else without_keys(folder))
-    return replace(config, data=replace(config.data, path=without_keys(config.data.path)), checkpoint=checkpoint)
+    folder, init_from = config.checkpoint.folder, config.train.init_from
+    return replace(
+        config,
+        data=replace(config.data, path=without_keys(config.data.path)),
+        checkpoint=replace(config.checkpoint, folder=folder and without_keys(folder)),
+        train=replace(config.train, init_from=init_from and without_keys(init_from)),
+    )
 
 
 def place_of(config: Config, run: Path) -> str:
     """Where a run's checkpoints lie: an absolute folder, or a URL. run: the run's folder."""
-    folder = config.checkpoint.folder
+    return place_in(config.checkpoint.folder, run, config.name)
+
+
+def place_in(folder: str | None, run: Path, name: str) -> str:
+    """The same. folder: `checkpoint.folder`. name: the run's."""
     if folder is None:
         return str((run / "checkpoints").resolve())
     folder = without_scheme(folder)
     if not is_url(folder):
-        return str((Path(folder).expanduser() / config.name).resolve())
+        return str((Path(folder).expanduser() / name).resolve())
     parts = urlsplit(folder)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{config.name}"))
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
 def _file_of(entry: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from workers.checkpoint import Checkpoint, load
 from workers.data.cache import local_folder
 from workers.data.feed import Feed
 from workers.data.manifest import Manifest, pixel_statistics
+from workers.data.storage import is_url
 from workers.hosted_feed import HostedFeed
 from workers.init_from import init_from
 from workers.interfaces import interface_of
@@ -275,11 +276,13 @@ class ColumnWorker:
         return lambda number: ray.get(feeder.batch.remote(number, reader))
 
     def _be_less_patient(self) -> None:
-        """From here on nothing is compiled any more, and whoever waits for long waits for somebody who hangs.
+        """From here on little is compiled any more, and whoever waits for long waits for somebody who hangs.
 
         The supervisor, which looks for that after `fault.hang_timeout_seconds`, should see it first: it asks everybody where they
         are. This limit is for ranks that it cannot reach any more.
         """
+        if is_url(self.config.data.path):
+            return  # another replica may wait for its cache
         limit = timedelta(seconds=2 * self.config.fault.hang_timeout_seconds)
         for group in (dist.group.WORLD, self._replica_group, self._column_group, self._control_group):
             if limit < timedelta(seconds=self.config.cluster.collective_timeout_seconds):

@@ -18,6 +18,7 @@ from configs.schema import Config
 from workers.batches import Batches
 from workers.checkpoint import Checkpoint
 from workers.checkpoint_store import keyless
+from workers.data.storage import is_url
 from workers.mesh import Mesh
 from workers.meters import Exchanged, Meter
 from workers.profiling import Profiling
@@ -129,8 +130,12 @@ class Loop:
             self.report({**profiled, "step": item.step})
 
     def _begin(self, doing: str, kind: str) -> None:
-        """Tell what is done now. The first of a kind may be compiled on the way, or wait for a cache to be filled."""
-        self.progress.begin(doing, patient=kind not in self._known)
+        """Tell what is done now. The first of a kind may be compiled on the way, or wait for a cache to be filled.
+
+        Data at a URL come through a cache, which each of the first steps fills further.
+        """
+        fetching = doing.startswith("waiting") and is_url(self.config.data.path)
+        self.progress.begin(doing, "first" if fetching or kind not in self._known else "usual")
 
     def _wait_for_previous(self) -> None:
         """A GPU's host may be one step ahead, which keeps the GPU busy; further, clocks would lie and batches pile up."""
@@ -144,9 +149,13 @@ class Loop:
         rates = self.schedule.rates(self.program.epoch_at(self.steps_done - 1))
         taken = self._take(self._training)
         self.report({"kind": "train", **taken, "weights_rate": rates.weights, "biases_rate": rates.biases})
-        if not math.isfinite(taken["loss"]):
+        self._refuse_diverged("loss", taken["loss"])
+
+    def _refuse_diverged(self, what: str, loss: float) -> None:
+        """Before its weights are saved. Raises FloatingPointError, on every rank, if the loss is no number."""
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {taken['loss']} at step {self.steps_done}: training has diverged; lower the learning rates "
+                f"the {what} is {loss} at step {self.steps_done}: training has diverged; lower the learning rates "
                 "(schedule) or the initial weights (init_std). No checkpoint was made since the last finite loss"
             )
 
@@ -166,6 +175,8 @@ class Loop:
             self.schedule.observe(self._errors["top1_error"])
             self.evaluated = True
             self.report({"kind": "evaluation", **self._errors, "took_seconds": took})
+            if self._saver:
+                self._refuse_diverged("validation loss", self._errors["loss"])
 
     def _take(self, meter: Meter) -> dict[str, Any]:
         exchange = self.step.model.exchange
@@ -225,14 +236,14 @@ class Loop:
             "schedule": self.schedule.state(),
             "errors": self._errors,
         }
-        self.progress.begin(f"saving step {self.steps_done}", patient=True)
+        self.progress.begin(f"saving step {self.steps_done}", "saving")
         self._saver.save(state)
         self._saved = (self.steps_done, self.evaluated)
 
     def _finish_saving(self) -> None:
         """Wait for the save under way. Raises OSError if it, or one before, could not be written."""
         assert self._saver is not None
-        self.progress.begin(f"waiting until step {self.steps_done} is saved", patient=True)
+        self.progress.begin(f"waiting until step {self.steps_done} is saved", "saving")
         self._saver.wait()
         self._report_saved()
 

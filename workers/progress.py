@@ -2,6 +2,10 @@
 
 import time
 from dataclasses import dataclass
+from typing import Literal
+
+Patience = Literal["usual", "first", "saving"]
+"""How long it may take: as a step; as a first step, which may be compiled, or a cache that is filled; as a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,19 +17,18 @@ class Progress:
     doing: str = "starting"
     seconds: float = 0.0
     """Since it began with that."""
-    patient: bool = True
-    """Whether it may take longer than usual: a first step that is being compiled, a checkpoint that is being written."""
+    patience: Patience = "first"
 
 
 class ProgressTeller:
     """Written by one thread, read by others: a tuple is exchanged whole, so no lock is needed."""
 
     def __init__(self) -> None:
-        self._now = (0, "starting", True, time.monotonic())
+        self._now: tuple[int, str, Patience, float] = (0, "starting", "first", time.monotonic())
 
-    def begin(self, doing: str, *, patient: bool = False) -> None:
-        self._now = (self._now[0] + 1, doing, patient, time.monotonic())
+    def begin(self, doing: str, patience: Patience = "usual") -> None:
+        self._now = (self._now[0] + 1, doing, patience, time.monotonic())
 
     def read(self) -> Progress:
-        number, doing, patient, since = self._now
-        return Progress(number=number, doing=doing, patient=patient, seconds=time.monotonic() - since)
+        number, doing, patience, since = self._now
+        return Progress(number=number, doing=doing, patience=patience, seconds=time.monotonic() - since)

@@ -166,11 +166,16 @@ class Saver:
         return folder
 
     def _prune(self, step: int, newest: str) -> None:
-        refuse_if_taken_over(self._place, self._attempt)
+        """On rank 0 alone. It raises nothing: the step is committed, and the others know no better."""
 
         def say(note: str) -> None:
             self._reports.put({"kind": "warning", "step": step, "text": note})
 
+        try:
+            refuse_if_taken_over(self._place, self._attempt)
+        except (OSError, UserError) as error:
+            say(f"old checkpoints were not removed: {error}")
+            return
         keep, best = self._settings.keep, self._settings.keep_best
         prune(self._place, newest, keep=keep, keep_best=best, attempt=self._attempt, say=say)
 

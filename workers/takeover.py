@@ -1,8 +1,8 @@
 """Which attempt at a run may write its checkpoints: the newest one that has begun.
 
 An attempt whose machine was cut off from the cluster may go on training, and still reach the storage; its saves would remove
-checkpoints that the next attempt is about to load. So an attempt leaves a mark in the place before it chooses where to go on
-from, and every save looks for later marks before it commits and before it removes anything.
+checkpoints that the next attempt is about to load. So an attempt leaves a mark in the place once its actors are there and before
+it chooses where to go on from, and every save looks for later marks before it commits and before it removes anything.
 """
 
 import re
@@ -12,27 +12,37 @@ from workers.checkpoint_store import STATE, open_store
 MARK = re.compile(r"attempt-(\d{8})")
 
 
+class TakenOverError(OSError):
+    """A later attempt at the run has begun."""
+
+
 def newest_attempt(place: str) -> int:
     """The number of the last attempt that has begun; 0 if none has. Raises OSError, or UserError, if the place cannot be read."""
     return max(_marks(place), default=0)
 
 
 def take_over(place: str, attempt: int) -> None:
-    """Let no earlier attempt write any more. Raises OSError, or UserError, if the place cannot be written."""
-    store = open_store(place)
+    """Let no earlier attempt write any more.
+
+    Raises TakenOverError if this number, or a later one, is taken; OSError, or UserError, if the place cannot be written.
+    """
+    earlier, store = _marks(place), open_store(place)
+    if (newest := max(earlier, default=0)) >= attempt:
+        raise TakenOverError(
+            f"another command has begun attempt {newest} at this run, so attempt {attempt} does not begin"
+        )
     own = f"attempt-{attempt:08d}"
     store.prepare(own)
     store.commit(own, b"{}")
-    for earlier, folder in _marks(place).items():
-        if earlier < attempt:
-            store.remove(folder)
+    for folder in earlier.values():
+        store.remove(folder)
 
 
 def refuse_if_taken_over(place: str, attempt: int) -> None:
-    """Raises OSError if a later attempt has begun."""
+    """Raises TakenOverError if a later attempt has begun."""
     newest = newest_attempt(place)
     if newest > attempt:
-        raise OSError(f"attempt {newest} at this run has begun, so attempt {attempt} writes no more")
+        raise TakenOverError(f"attempt {newest} at this run has begun, so attempt {attempt} writes no more")
 
 
 def _marks(place: str) -> dict[int, str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cluster.console import print_plan
 from cluster.report.records import RunRecord, read_records
 from configs.errors import UserError
+from workers.data.storage import is_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +102,11 @@ def _load(record: RunRecord, wanted: Wanted) -> "LoadedNetwork":
         try:
             return load_run(record.given, settings, device=wanted.device)
         except (UserError, OSError) as error:
-            if record.state.state != "running" or not left or not record.state.checkpoints:
+            if (
+                record.state.state != "running"
+                or not left
+                or not (record.state.checkpoints or is_url(record.state.place))
+            ):
                 if isinstance(error, OSError):
                     raise UserError(f"{record.given}: its checkpoint cannot be read: {error}") from None
                 raise

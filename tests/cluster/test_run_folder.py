@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster.run_folder import RunFolder
@@ -130,12 +134,32 @@ def test_attempts_are_counted_over_all_commands(begun: Path) -> None:
 def test_the_next_attempt_is_later_than_every_one_known(begun: Path) -> None:
     run = folder(begun)
     assert run.next_attempt() == 1
-    run.to_go_on_from(1, pytest.fail)
-    assert run.next_attempt() == 1, "it has not begun"
     run.log.write_text('{"kind": "attempt", "number": 1}\n')
     assert run.next_attempt() == 2
     run.to_go_on_from(7, pytest.fail)
-    assert run.next_attempt() == 7, "of a log that was lost"
+    assert run.next_attempt() == 8, "of a log that was lost, or is on another machine"
+    with pytest.raises(UserError, match=r"another command has begun attempt 7 .*; stop one of the two commands"):
+        run.to_go_on_from(7, pytest.fail)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(begun: Path) -> None:
+    run = folder(begun)
+    run.refuse_if_running()  # this process is no other one
+    code = "import sys, time; from pathlib import Path; from cluster.provenance import note_start; note_start(Path(sys.argv[1]))"
+    other = subprocess.Popen([sys.executable, "-c", f"{code}; print(flush=True); time.sleep(60)", run.path], stdout=-1)
+    try:
+        assert other.stdout is not None and other.stdout.readline()
+        run.open()  # a later start does not hide it
+        with pytest.raises(UserError, match=rf"is being trained by process {other.pid} .*\(kill {other.pid};"):
+            run.refuse_if_running()
+        other.kill()
+        while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        run.refuse_if_running()  # though nobody has waited for it yet
+    finally:
+        other.kill()
+        other.communicate()
+    run.refuse_if_running()
 
 
 def test_a_setting_that_was_not_known_then_had_its_default(begun: Path) -> None:
@@ -206,7 +230,7 @@ def test_checkpoints_of_another_experiment_are_refused_wherever_they_lie(tmp_pat
     other = folder(tmp_path / "there", *settings, "train.seed=7", "train.epochs=9", "cluster.replicas=2")
     with pytest.raises(UserError) as caught:
         other.to_go_on_from(9, pytest.fail)
-    assert run.next_attempt() == 1, "the run that is there may save as before"
+    assert run.next_attempt() == 2, "the run that is there may save as before"
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{path} belongs to a run with other settings:"
     assert lines[1:-1] == ["  train.seed: 0 then, 7 now"]

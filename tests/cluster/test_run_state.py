@@ -137,7 +137,7 @@ def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         "starting and all else 20%",
         "said         after step 20: data workers are the bottleneck",
         "said         after step 20: restarted: died",
-        "checkpoint   runs/a/checkpoints/step-00000020",
+        f"checkpoint   {Path('runs/a/checkpoints/step-00000020').resolve()}",
         "go on        the same command goes on from the last checkpoint",
     ):
         assert line in printed.splitlines(), printed

@@ -1,6 +1,8 @@
 """Sinks: each report reaches every sink; one that fails or hangs is left out with one line, and nobody waits for it."""
 
 import json
+import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import sinks
+from cluster.run_state import read_log
 from cluster.sinks import JsonLines, Sinks, find_sinks, make_sinks
 from configs.errors import UserError
 
@@ -110,11 +113,28 @@ def test_a_close_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_log_is_one_line_per_report_and_goes_on(tmp_path: Path) -> None:
     for step in (1, 2):
-        log = JsonLines(tmp_path / "log.jsonl")
+        log = JsonLines(tmp_path / "log.jsonl", pytest.fail)
         log.report({"step": step, "kind": "train"})
         log.close()
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_log_goes_on_when_it_can_be_written_again(small_disk: Path) -> None:
+    told: list[str] = []
+    file, filler = small_disk / "log.jsonl", small_disk / "filler"
+    log = JsonLines(file, told.append)
+    log.report({"step": 1, "kind": "train"})
+    with filler.open("wb") as full:
+        os.posix_fallocate(full.fileno(), 0, shutil.disk_usage(small_disk).free)
+    for step in (2, 3, 4):
+        log.report({"step": step, "kind": "train", "text": "x" * 10_000})
+    assert told == [f"note: {file} misses reports of this run (No space left on device); the run goes on"]
+    filler.unlink()
+    for step in (5, 6):
+        log.report({"step": step, "kind": "train"})
+    assert [report["step"] for report in read_log(file)] == [1, 5, 6]
+    assert told[1:] == [f"note: {file} can be written again; it misses 3 report(s)"]
 
 
 def test_others_sinks_are_made_with_folder_and_config(tmp_path: Path) -> None:

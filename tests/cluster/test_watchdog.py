@@ -6,7 +6,7 @@ import pytest
 
 from cluster.watchdog import Watchdog
 from configs.loader import load
-from workers.progress import Progress, ProgressTeller
+from workers.progress import Patience, Progress, ProgressTeller
 
 
 @pytest.fixture
@@ -17,12 +17,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def watchdog() -> Watchdog:
-    config = load(None, ["fault.hang_timeout_seconds=10", "cluster.collective_timeout_seconds=50"])
-    return Watchdog(config, ["column r0 c0", "column r0 c1"])
+    limits = [
+        "fault.hang_timeout_seconds=10",
+        "cluster.collective_timeout_seconds=50",
+        "checkpoint.save_timeout_seconds=90",
+    ]
+    return Watchdog(load(None, limits), ["column r0 c0", "column r0 c1"])
 
 
-def at(number: int, *, patient: bool = False, doing: str = "computing step 7") -> Progress:
-    return Progress(number=number, doing=doing, patient=patient)
+def at(number: int, patience: Patience = "usual", doing: str = "computing step 7") -> Progress:
+    return Progress(number=number, doing=doing, patience=patience)
 
 
 def test_no_hang_while_any_rank_moves(clock: list[float]) -> None:
@@ -50,13 +54,15 @@ def test_a_hang_names_the_one_that_does_not_answer(clock: list[float]) -> None:
     assert said.endswith("column r0 c0 is computing step 7")
 
 
-def test_first_steps_and_checkpoints_have_more_time(clock: list[float]) -> None:
+@pytest.mark.parametrize(("patience", "seconds"), [("first", 50), ("saving", 90)])
+def test_first_steps_and_checkpoints_have_more_time(clock: list[float], patience: Patience, seconds: int) -> None:
     dog = watchdog()
-    for _ in range(49):
-        dog.heard(0, at(1, patient=True))
+    for _ in range(seconds - 1):
+        dog.heard(0, at(1, patience))
         dog.heard(1, at(1))
         clock[0] += 1
         assert dog.hang() is None
+        assert dog.saving == (patience == "saving")
     clock[0] += 2
     assert dog.hang() is not None
 
@@ -65,7 +71,7 @@ def test_patience_ends_with_the_answers(clock: list[float]) -> None:
     """A process that is stopped while it saves is found as one that is stopped while it computes."""
     dog = watchdog()
     dog.heard(0, at(5))
-    dog.heard(1, at(5, patient=True, doing="saving step 6"))
+    dog.heard(1, at(5, "saving", doing="saving step 6"))
     for _ in range(10):
         clock[0] += 1
         dog.heard(0, at(5))
@@ -74,12 +80,13 @@ def test_patience_ends_with_the_answers(clock: list[float]) -> None:
     dog.heard(0, at(5))
     said = dog.hang()
     assert said is not None and "column r0 c1 has not answered for 11 s (it was saving step 6)" in said
+    assert not dog.saving
 
 
 def test_progress_says_what_is_done_and_since_when(clock: list[float]) -> None:
     teller = ProgressTeller()
-    assert teller.read() == Progress(number=0, doing="starting", seconds=0.0, patient=True)
+    assert teller.read() == Progress(number=0, doing="starting", seconds=0.0, patience="first")
     clock[0] += 3
     teller.begin("computing step 1")
     clock[0] += 2
-    assert teller.read() == Progress(number=1, doing="computing step 1", seconds=2.0, patient=False)
+    assert teller.read() == Progress(number=1, doing="computing step 1", seconds=2.0, patience="usual")

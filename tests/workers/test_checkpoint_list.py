@@ -133,6 +133,17 @@ def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(three: Pat
     assert newest_whole(str(three), pytest.fail, set_aside=True) == found, "it is told once"
 
 
+def test_a_file_that_cannot_be_read_now_is_no_damage(three: Path) -> None:
+    """As when a server is away: nothing is moved, and nothing older is taken in its place."""
+    file = file_of(three, 30)
+    file.unlink()
+    file.mkdir()
+    before = folders(three)
+    with pytest.raises(UserError, match=rf"{file.name} cannot be read now: Is a directory"):
+        newest_whole(str(three), pytest.fail, set_aside=True)
+    assert folders(three) == before
+
+
 def test_two_damaged_ones_fall_back_by_two(three: Path) -> None:
     damage(file_of(three, 30), "missing")
     (three / "step-00000020-a1" / "state.json").write_text("{")

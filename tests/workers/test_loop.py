@@ -32,20 +32,21 @@ class PlayedStep:
     def __init__(self, group: dist.ProcessGroup, loss: float = 2.0) -> None:
         self.model, self.optimizer = make()
         self.model.exchange = ColumnExchange(group)
-        self.loss, self.trained, self.tested = loss, 0, 0
+        self.loss = self.tested_loss = loss
+        self.trained = self.tested = 0
 
-    def _sums(self, images: float) -> Tensor:
+    def _sums(self, images: float, loss: float) -> Tensor:
         assert isinstance(self.model.exchange, ColumnExchange)
         self.model.exchange.seconds += 1.0
-        return torch.tensor([images, images * self.loss, images, 0.0], dtype=torch.float64)
+        return torch.tensor([images, images * loss, images, 0.0], dtype=torch.float64)
 
     def train(self, batch: object, rates: object, *, part: int, parts: int) -> Tensor:
         self.trained += 1
-        return self._sums(4.0)
+        return self._sums(4.0, self.loss)
 
     def test(self, batch: object) -> Tensor:
         self.tested += 1
-        return self._sums(2.0)
+        return self._sums(2.0, self.tested_loss)
 
 
 class Started:
@@ -169,6 +170,15 @@ def test_divergence_between_reports_is_not_saved_either(alone: dist.ProcessGroup
     with pytest.raises(FloatingPointError, match="at step 1: training has diverged"):
         run.loop.train()
     assert committed(str(tmp_path)) == []
+
+
+def test_weights_that_fail_their_evaluation_are_not_saved(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """An update can break them after its own loss was taken."""
+    run = Started(tmp_path, alone)
+    run.step.tested_loss = float("nan")
+    with pytest.raises(FloatingPointError, match="the validation loss is nan at step 2: training has diverged"):
+        run.loop.train()
+    assert run.said()[-1] == ("evaluation", 2) and committed(str(tmp_path)) == []
 
 
 def test_an_evaluation_alone_saves_nothing(alone: dist.ProcessGroup, tmp_path: Path) -> None:

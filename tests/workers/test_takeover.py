@@ -9,7 +9,7 @@ import torch.distributed as dist
 from tests.workers.columns import make, saver, state
 from workers import saving
 from workers.checkpoint_list import committed
-from workers.takeover import newest_attempt, take_over
+from workers.takeover import TakenOverError, newest_attempt, take_over
 
 
 def names(place: Path) -> list[str]:
@@ -19,10 +19,16 @@ def names(place: Path) -> list[str]:
 def test_the_newest_mark_counts_and_is_the_only_one(tmp_path: Path) -> None:
     place = tmp_path / "not" / "there"
     assert newest_attempt(str(place)) == 0
-    for attempt, newest in ((1, 1), (3, 3), (3, 3), (2, 3)):
+    for attempt in (1, 3):
         take_over(str(place), attempt)
-        assert newest_attempt(str(place)) == newest
-    assert sorted(path.name for path in place.iterdir()) == ["attempt-00000002", "attempt-00000003"]
+        assert newest_attempt(str(place)) == attempt
+        assert [path.name for path in place.iterdir()] == [f"attempt-{attempt:08d}"]
+    for attempt in (2, 3):
+        with pytest.raises(
+            TakenOverError, match=f"has begun attempt 3 at this run, so attempt {attempt} does not begin"
+        ):
+            take_over(str(place), attempt)
+    assert [path.name for path in place.iterdir()] == ["attempt-00000003"]
     take_over(f"file://{place}", 12)
     assert [path.name for path in place.iterdir()] == ["attempt-00000012"]
     (place / "attempt-00000013").mkdir()
@@ -45,24 +51,36 @@ def test_saves_of_an_earlier_attempt_fail_and_remove_nothing(alone: dist.Process
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize("moment", ["before the state is put", "before old ones are removed"])
-def test_taken_over_in_the_middle_of_a_save(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+def test_taken_over_before_the_commit_and_before_the_removal(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What is committed is no failure; the next save is."""
     own = saver(tmp_path, *make(), alone)
     for step in (1, 2):
         own.save(state(step))
         own.wait()
+    own.reports()
     before = names(tmp_path)
-    name = {"before the state is put": "_put_state", "before old ones are removed": "_prune"}[moment]
+    with monkeypatch.context() as patch:
+        _take_over_before("_prune", tmp_path, patch, attempt=2)
+        own.save(state(3))
+        own.wait()
+    assert names(tmp_path) == [*before, "step-00000003-a1"], "nothing is removed"
+    committed_, warning = own.reports()
+    assert committed_["kind"] == "checkpoint" and "old checkpoints were not removed: attempt 2" in warning["text"]
+    later = saver(tmp_path, *make(), alone, attempt=3)
+    _take_over_before("_put_state", tmp_path, monkeypatch, attempt=4)
+    later.save(state(4))
+    with pytest.raises(OSError, match="attempt 3 writes no more"):
+        later.wait()
+    assert names(tmp_path) == [*before, "step-00000003-a1"]
+
+
+def _take_over_before(name: str, place: Path, monkeypatch: pytest.MonkeyPatch, *, attempt: int) -> None:
     as_it_is = getattr(saving.Saver, name)
 
     def taken_over_first(self: saving.Saver, *what: Any) -> Any:
-        take_over(str(tmp_path), 2)
+        take_over(str(place), attempt)
         return as_it_is(self, *what)
 
     monkeypatch.setattr(saving.Saver, name, taken_over_first)
-    own.save(state(3))
-    with pytest.raises(OSError, match="attempt 1 writes no more"):
-        own.wait()
-    assert set(before) <= set(names(tmp_path))

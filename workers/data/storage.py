@@ -62,11 +62,16 @@ def without_keys(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query)))
 
 
+class MissingFileError(UserError):
+    """There is no such file at the URL."""
+
+
 class Remote:
     """The files of one folder behind a pyarrow file system. `name` is what messages call it.
 
     if_missing: what to do then, for messages.
-    All methods raise UserError, which names the file, if it is not there or the storage fails MOST_TRIES times.
+    All methods raise UserError, which names the file, if it is not there (a MissingFileError) or the storage fails MOST_TRIES
+    times.
     """
 
     def __init__(self, filesystem: fs.FileSystem, root: str, name: str, *, if_missing: str = DATA_IS_MISSING) -> None:
@@ -209,7 +214,7 @@ class Remote:
             except LocalDiskError as error:
                 raise error.cause from None
             except FileNotFoundError:
-                raise UserError(f"{self.where(file)} is missing; {self._if_missing}") from None
+                raise MissingFileError(f"{self.where(file)} is missing; {self._if_missing}") from None
             except (OSError, pa.ArrowException) as error:
                 if attempt == MOST_TRIES:
                     raise UserError(
