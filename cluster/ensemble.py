@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.class_errors import check_picture, class_tables, draw_confusion
 from cluster.console import errors_table, print_plan, progress
+from cluster.dataset import check_classes
 from cluster.evaluations import ERRORS, keep
 from cluster.network import LoadedNetwork, find_run, load_run
 from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
@@ -59,11 +60,7 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
     networks = []
     for run, config in zip(runs, configs, strict=True):
         networks.append(load_run(run, settings, device=configs[0].cluster.device))
-        if networks[-1].class_names != manifest.classes:
-            raise UserError(
-                f"{run} was trained on other classes than those of {config.data.path}, or in another order; they can be tested "
-                "together on a data set that has the same classes"
-            )
+        check_classes(run, networks[-1].class_names, config, manifest)
     members, ensemble = _test(networks, weights, configs[0], manifest, wanted.views)
     _tell(runs, networks, weights, members, ensemble, manifest, configs[0].data.path, wanted)
     _keep(runs, networks, members, ensemble, configs[0].data.path, wanted.views)

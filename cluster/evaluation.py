@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.console import RunConsole, errors_table, print_plan
-from cluster.dataset import dataset_size, verify
+from cluster.dataset import check_classes, dataset_size, load_manifest, verify
 from cluster.evaluations import ERRORS, keep
 from cluster.failures import RunFailed
-from cluster.network import find_checkpoint, find_run
+from cluster.network import facts_of, find_checkpoint, find_run
 from cluster.outcomes import Failure, Stopped
 from cluster.plan import local_cpus, local_gpus, make_plan
 from cluster.prediction import check_json_file
@@ -48,6 +48,8 @@ def run_evaluation(
     if plan.dataset is None or plan.dataset.drawn_first:
         raise UserError(f"no data set at {config.data.path}; set data.path to where it is")
     start = find_checkpoint(run, config, checkpoint or itself)
+    facts, manifest = facts_of(run, config, start), load_manifest(config)
+    check_classes(run, facts.classes, config, manifest)
     with StopSignals() as signals:
         verify(config)
         with ray_session(
@@ -70,7 +72,7 @@ def run_evaluation(
                     lambda report: console.report(report) if report["kind"] == "warning" else None,
                     console.message,
                 )
-                outcome = supervisor.watch(group.evaluate(start))
+                outcome = supervisor.watch(group.evaluate(start, facts.statistics))
     if isinstance(outcome, Failure):
         raise RunFailed(outcome.what)
     if isinstance(outcome, Stopped):
