@@ -14,6 +14,9 @@ from configs.loader import load, to_dict
 BESIDE = ("schedule", "train.epochs", "augment.colour_noise.until_epoch", "network.lrn", "network.spatial_lrn")
 """Does not tell one ablation from another: when the authors lowered rates by hand, and norms that are set and not used."""
 
+OF_A_SIZE = (".maps", ".units", ".padding")
+"""Settings that are others in a network of another size."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
@@ -91,18 +94,19 @@ def _row(group: Group, own: Errors | None, first: Errors | None, *, reference: b
 def paper_change(found: Sequence[Difference]) -> Change | None:
     """What the paper or its authors found for the same change, also where it is made to a smaller network.
 
-    The same change: the same settings differ, and those that were as in original.yaml before are as in the variant after.
+    The same change: the same settings differ, and are as in the variant after; widths and paddings, which another network has
+    others of, need be so only where they were as in original.yaml before.
     """
     ours = _telling(found)
     for name, known in CHANGES.items():
         theirs = _changes(name)
-        if (
-            ours
-            and ours.keys() == theirs.keys()
-            and all(ours[path].before != one.before or ours[path].after == one.after for path, one in theirs.items())
-        ):
+        if ours and ours.keys() == theirs.keys() and all(_alike(ours[path], one) for path, one in theirs.items()):
             return known
     return None
+
+
+def _alike(ours: Difference, theirs: Difference) -> bool:
+    return ours.after == theirs.after or (theirs.path.endswith(OF_A_SIZE) and ours.before != theirs.before)
 
 
 @cache
