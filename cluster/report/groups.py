@@ -22,6 +22,7 @@ ALIKE = (
     "train.report_every_steps",
     "train.evaluate_every_epochs",
     "train.evaluate_batch_size",
+    "train.profile_steps",
 )
 """Settings that do not make another configuration: where, how fast and how often, and the seed. Data sets are told apart by
 their fingerprints."""
