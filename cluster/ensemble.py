@@ -18,6 +18,7 @@ from cluster.dataset import check_classes
 from cluster.evaluations import ERRORS, keep
 from cluster.network import LoadedNetwork, find_run, load_run
 from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
+from cluster.report.groups import overrides
 from configs.errors import UserError
 from configs.loader import load
 
@@ -55,7 +56,8 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
     if wanted.confusion is not None:
         check_picture(wanted.confusion)
     configs = [load(find_run(run)[0] / "config.yaml", settings) for run in runs]
-    manifest = _shared_manifest(runs, configs)
+    manifests = _manifests(runs, configs)
+    manifest = manifests[0]
     _verify(configs[0].data, manifest)
     networks = []
     for run, config in zip(runs, configs, strict=True):
@@ -63,7 +65,7 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
         check_classes(run, networks[-1].class_names, config, manifest)
     members, ensemble = _test(networks, weights, configs[0], manifest, wanted.views)
     _tell(runs, networks, weights, members, ensemble, manifest, configs[0].data.path, wanted)
-    _keep(runs, networks, members, ensemble, configs[0].data.path, wanted.views)
+    _keep(runs, networks, manifests, weights, members, ensemble, configs[0].data.path, wanted.views)
     return 0
 
 
@@ -76,8 +78,8 @@ def _weights(wanted: Sequence[float] | None, runs: int) -> list[float]:
     return weights
 
 
-def _shared_manifest(runs: Sequence[str], configs: "Sequence[Config]") -> "Manifest":
-    """Of the data set on which all are tested. Raises UserError if it is not there or the runs have different ones."""
+def _manifests(runs: Sequence[str], configs: "Sequence[Config]") -> "list[Manifest]":
+    """Of each run's data set. Raises UserError if one is not there, or their validation sets differ."""
     from cluster.dataset import check_fit, load_manifest
 
     manifests = []
@@ -90,7 +92,7 @@ def _shared_manifest(runs: Sequence[str], configs: "Sequence[Config]") -> "Manif
                 f"{run} and {runs[0]} have different validation sets ({config.data.path} and {configs[0].data.path}: the "
                 "fingerprints of their validation images, labels and classes differ); data.path=... names one data set for all"
             )
-    return manifests[0]
+    return manifests
 
 
 def validation_fingerprint(manifest: "Manifest") -> str:
@@ -216,19 +218,27 @@ def _tell(
 def _keep(
     runs: Sequence[str],
     networks: Sequence[LoadedNetwork],
+    manifests: "Sequence[Manifest]",
+    weights: list[float],
     members: "list[Tally]",
     ensemble: "Tally",
     data: str,
     views: int,
 ) -> None:
     """Put each run's errors, and those of all together, into the folders of the runs."""
-    together = {"members": [network.source for network in networks], "views": views, "data": data}
+    folders = [find_run(run)[0] for run in runs]
+    configs = [network.config for network in networks]
+    other = [overrides(load(run / "config.yaml"), one) for run, one in zip(folders, configs, strict=True) if one]
+    together: dict[str, Any] = {"members": [network.source for network in networks], "weights": weights}
+    together["pretrained"] = [one is not None and one.train.init_from is not None for one in configs]
+    together |= {"overrides": sorted({path for paths in other for path in paths})}
     together |= {key: ensemble.errors()[key] for key in ERRORS}
-    for run, network, tally in zip(runs, networks, members, strict=True):
-        about = {"checkpoint": network.source, "step": network.updates, "views": views, "data": data}
-        keep(find_run(run)[0], about | {key: tally.errors()[key] for key in ERRORS})
+    for run, network, manifest, own, tally in zip(folders, networks, manifests, other, members, strict=True):
+        about = {"step": network.updates, "views": views, "data": data, "dataset": manifest.fingerprint}
+        alone = {"checkpoint": network.source, "overrides": own} | {key: tally.errors()[key] for key in ERRORS}
+        keep(run, about | alone)
         if len(runs) > 1:
-            keep(find_run(run)[0], together)
+            keep(run, about | together)
 
 
 def _named(taken: tuple[int, int] | None, names: Sequence[str]) -> dict[str, Any] | None:

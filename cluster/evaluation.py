@@ -16,6 +16,7 @@ from cluster.plan import local_cpus, local_gpus, make_plan
 from cluster.prediction import check_json_file
 from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import cluster_address, ray_session
+from cluster.report.groups import overrides
 from cluster.signals import StopSignals
 from configs.errors import UserError
 from configs.loader import load
@@ -82,6 +83,7 @@ def run_evaluation(
     result: dict[str, Any] = outcome.results[0]
     errors_table([(f"validation, {what}, after step {start.step:,}", result["errors"])])
     about = {"checkpoint": start.folder, "step": start.step, "views": views, "data": config.data.path}
+    about |= {"dataset": manifest.fingerprint, "overrides": overrides(load(run / "config.yaml"), config)}
     keep(run, about | {key: result["errors"][key] for key in ERRORS})
     print_plan([("checkpoint", start.folder), ("data", config.data.path)])
     if json_file is not None:

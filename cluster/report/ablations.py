@@ -9,6 +9,7 @@ from typing import Literal
 
 from cluster.paper import CHANGES, Change
 from cluster.report.groups import ALIKE, Difference, Group, differences, without
+from cluster.report.records import Measured, RunRecord
 from configs.loader import load, to_dict
 
 BESIDE = ("schedule", "train.epochs", "augment.colour_noise.until_epoch", "network.lrn", "network.spatial_lrn")
@@ -34,7 +35,7 @@ class Errors:
 class Row:
     group: Group
     errors: Errors | None
-    """None if none of its runs has been tested so."""
+    """None if none of its runs is complete and has been tested so at its end."""
     top1_change: float | None
     """From the first configuration."""
     top5_change: float | None
@@ -44,9 +45,15 @@ class Row:
 
 
 def views_of_all(groups: Sequence[Group]) -> Literal[1, 10]:
-    """Ten if every run has been tested by ten views, else the centre, which training itself tests by."""
-    runs = [run for group in groups for run in group.runs]
-    return 10 if runs and all(run.errors(10) for run in runs) else 1
+    """Ten if every complete run has been tested by ten views at its end, else the centre, which training itself tests by."""
+    runs = [run for group in groups for run in group.runs if run.state.state == "complete"]
+    return 10 if runs and all(_at_end(run, 10) for run in runs) else 1
+
+
+def left_out(groups: Sequence[Group], views: Literal[1, 10]) -> list[str]:
+    """Runs that are in no mean because their errors are not those of a whole run: each with the reason."""
+    runs = [(run, run.errors(views)) for group in groups for run in group.runs]
+    return [f"{run.label} ({found.early})" for run, found in runs if found is not None and found.early]
 
 
 def rows(groups: Sequence[Group], views: Literal[1, 10]) -> list[Row]:
@@ -61,7 +68,7 @@ def sampling_deviation(error: float, images: int) -> float:
 
 
 def _errors(group: Group, views: Literal[1, 10]) -> Errors | None:
-    found = [one for one in (run.errors(views) for run in group.runs) if one is not None]
+    found = [one for one in (_at_end(run, views) for run in group.runs) if one is not None]
     if not found:
         return None
     top1, top5 = [one.top1 for one in found], [one.top5 for one in found]
@@ -73,6 +80,12 @@ def _errors(group: Group, views: Literal[1, 10]) -> Errors | None:
         top1_spread=statistics.stdev(top1) if several else None,
         top5_spread=statistics.stdev(top5) if several else None,
     )
+
+
+def _at_end(run: RunRecord, views: Literal[1, 10]) -> Measured | None:
+    """Errors of a complete run after its last step."""
+    found = run.errors(views)
+    return None if found is None or found.early else found
 
 
 def _row(group: Group, own: Errors | None, first: Errors | None, *, reference: bool) -> Row:
