@@ -63,7 +63,7 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
     for run, config in zip(runs, configs, strict=True):
         networks.append(load_run(run, settings, device=configs[0].cluster.device))
         check_classes(run, networks[-1].class_names, config, manifest)
-    members, ensemble = _test(networks, weights, configs[0], manifest, wanted.views)
+    members, ensemble = _test(networks, weights, configs[0], manifest, wanted)
     _tell(runs, networks, weights, members, ensemble, manifest, configs[0].data.path, wanted)
     _keep(runs, networks, manifests, weights, members, ensemble, configs[0].data.path, wanted.views)
     return 0
@@ -118,20 +118,21 @@ def _test(
     weights: list[float],
     config: "Config",
     manifest: "Manifest",
-    views: Literal[1, 10],
+    wanted: Wanted,
 ) -> "tuple[list[Tally], Tally]":
-    """Of each network, and of all together."""
+    """Of each network, and of all together; of these, if it is asked for, also which class is taken for which."""
     import torch
 
     from alexnet.tally import Tally, weighted_mean
 
     place, classes = networks[0].preprocess.mean_SSC.device, len(manifest.classes)
-    members, ensemble = [Tally(classes, place) for _ in networks], Tally(classes, place)
+    members = [Tally(classes, place) for _ in networks]
+    ensemble = Tally(classes, place, pairs=wanted.by_class or wanted.confusion is not None)
     rows, done = manifest.splits["validation"].rows, 0
     with progress("testing", unit="images") as show:
         for images, labels in validation_batches(config.data, manifest, config.train.evaluate_batch_size):
             labels_B = torch.from_numpy(labels).to(place)
-            found = [network.probabilities(images, views) for network in networks]
+            found = [network.probabilities(images, wanted.views) for network in networks]
             for tally, probabilities in zip(members, found, strict=True):
                 tally.add(probabilities, labels_B)
             ensemble.add(weighted_mean(found, weights), labels_B)
@@ -190,10 +191,11 @@ def _tell(
         rows.append((f"ensemble of {len(networks)}", ensemble.errors()))
     errors_table(rows)
     print_plan([("validation", f"{what} of each image"), ("data", data)])
-    classes = ensemble.by_class()
+    classes = ensemble.by_class() if wanted.by_class else []
     if wanted.by_class:
         class_tables(manifest.classes, classes)
     if wanted.confusion is not None:
+        assert ensemble.taken_CC is not None, "it is counted where a picture is asked for"
         draw_confusion(manifest.classes, ensemble.taken_CC.cpu().numpy(), wanted.confusion)
         print_plan([("confusion", str(wanted.confusion))])
     if wanted.json_file is None:
