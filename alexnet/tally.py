@@ -23,13 +23,16 @@ def weighted_mean(members: list[Tensor], weights: list[float]) -> Tensor:
 
 
 class Tally:
-    """Counts over batches, on the device of the probabilities. A rank as in `alexnet.loss.target_rank`."""
+    """Counts over batches, on the device of the probabilities. A rank as in `alexnet.loss.target_rank`.
 
-    def __init__(self, classes: int, device: torch.device) -> None:
+    pairs: count also which class is taken for which, in classes² numbers of 8 bytes; `by_class` needs it.
+    """
+
+    def __init__(self, classes: int, device: torch.device, *, pairs: bool = False) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.images_C, self.top1_C, self.top5_C = torch.zeros(3, classes, dtype=torch.int64, device=device)
         """Images of each class, and those of them whose class is not the most probable, or not among five."""
-        self.taken_CC = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        self.taken_CC = torch.zeros(classes, classes, dtype=torch.int64, device=device) if pairs else None
         """Images of the row's class that were taken for the column's."""
 
     def add(self, probabilities_BC: Tensor, labels_B: Tensor) -> None:
@@ -42,10 +45,11 @@ class Tally:
         self.images_C += _count(labels_B, len(self.images_C))
         self.top1_C += _count(labels_B[rank_B >= 1], len(self.images_C))
         self.top5_C += _count(labels_B[rank_B >= 5], len(self.images_C))
-        classes = len(self.images_C)
-        # Among equally probable classes the lower one goes first, in ranks and in argmax.
-        pairs_B = labels_B * classes + probabilities_BC.argmax(dim=1)
-        self.taken_CC += _count(pairs_B, classes**2).view(classes, classes)
+        if self.taken_CC is not None:
+            # Among equally probable classes the lower one goes first, in ranks and in argmax. In place: with the classes of
+            # Fall 2011 another such matrix would be 3.8 GB.
+            pairs_B = labels_B * len(self.images_C) + probabilities_BC.argmax(dim=1)
+            self.taken_CC.view(-1).index_add_(0, pairs_B, torch.ones_like(pairs_B))
 
     def errors(self) -> dict[str, Any]:
         """`images`, `loss` (mean, nats) and its negative `mean_log_probability`, `top1_error` and `top5_error` (0 to 1)."""
@@ -63,8 +67,10 @@ class Tally:
     def by_class(self) -> list[dict[str, Any]]:
         """Of each: `images`, `top1_error` and `top5_error` (None if it has no images), and `most_taken_for`: (class, images)
         of the other class that it is taken for most often, None if it never is."""
-        mistakes_CC = self.taken_CC.clone().fill_diagonal_(0)
-        most_C, other_C = mistakes_CC.max(dim=1)
+        assert self.taken_CC is not None, "pairs were not counted"
+        right_C = self.taken_CC.diagonal().clone()
+        most_C, other_C = self.taken_CC.fill_diagonal_(0).max(dim=1)
+        self.taken_CC.diagonal().copy_(right_C)
         rows = zip(
             *(values.tolist() for values in (self.images_C, self.top1_C, self.top5_C, most_C, other_C)), strict=True
         )

@@ -1,6 +1,7 @@
 """The data set of a run: there already, or drawn first; whether it is whole, and whether it fits the network."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,15 @@ def check_fit(config: Config, manifest: "Manifest") -> None:
         problems.append(str(error))
     if problems:
         raise UserError(f"the data set at {config.data.path} does not fit: " + "; ".join(problems))
+
+
+def check_classes(run: str | Path, names: Sequence[str], config: Config, manifest: "Manifest") -> None:
+    """Raises UserError if a run's network, which knows classes by these names, cannot be tested on the data set."""
+    if tuple(names) != tuple(manifest.classes):
+        raise UserError(
+            f"{run} was trained on other classes than those of {config.data.path}, or in another order; it can be tested on a "
+            "data set that has the same classes"
+        )
 
 
 def verify(config: Config) -> None:

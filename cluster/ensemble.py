@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.class_errors import check_picture, class_tables, draw_confusion
 from cluster.console import errors_table, print_plan, progress
+from cluster.dataset import check_classes
 from cluster.evaluations import ERRORS, keep
 from cluster.network import LoadedNetwork, find_run, load_run
 from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
+from cluster.report.groups import overrides
 from configs.errors import UserError
 from configs.loader import load
 
@@ -54,19 +56,16 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
     if wanted.confusion is not None:
         check_picture(wanted.confusion)
     configs = [load(find_run(run)[0] / "config.yaml", settings) for run in runs]
-    manifest = _shared_manifest(runs, configs)
+    manifests = _manifests(runs, configs)
+    manifest = manifests[0]
     _verify(configs[0].data, manifest)
     networks = []
     for run, config in zip(runs, configs, strict=True):
         networks.append(load_run(run, settings, device=configs[0].cluster.device))
-        if networks[-1].class_names != manifest.classes:
-            raise UserError(
-                f"{run} was trained on other classes than those of {config.data.path}, or in another order; they can be tested "
-                "together on a data set that has the same classes"
-            )
-    members, ensemble = _test(networks, weights, configs[0], manifest, wanted.views)
+        check_classes(run, networks[-1].class_names, config, manifest)
+    members, ensemble = _test(networks, weights, configs[0], manifest, wanted)
     _tell(runs, networks, weights, members, ensemble, manifest, configs[0].data.path, wanted)
-    _keep(runs, networks, members, ensemble, configs[0].data.path, wanted.views)
+    _keep(runs, networks, manifests, weights, members, ensemble, configs[0].data.path, wanted.views)
     return 0
 
 
@@ -79,8 +78,8 @@ def _weights(wanted: Sequence[float] | None, runs: int) -> list[float]:
     return weights
 
 
-def _shared_manifest(runs: Sequence[str], configs: "Sequence[Config]") -> "Manifest":
-    """Of the data set on which all are tested. Raises UserError if it is not there or the runs have different ones."""
+def _manifests(runs: Sequence[str], configs: "Sequence[Config]") -> "list[Manifest]":
+    """Of each run's data set. Raises UserError if one is not there, or their validation sets differ."""
     from cluster.dataset import check_fit, load_manifest
 
     manifests = []
@@ -93,7 +92,7 @@ def _shared_manifest(runs: Sequence[str], configs: "Sequence[Config]") -> "Manif
                 f"{run} and {runs[0]} have different validation sets ({config.data.path} and {configs[0].data.path}: the "
                 "fingerprints of their validation images, labels and classes differ); data.path=... names one data set for all"
             )
-    return manifests[0]
+    return manifests
 
 
 def validation_fingerprint(manifest: "Manifest") -> str:
@@ -119,20 +118,21 @@ def _test(
     weights: list[float],
     config: "Config",
     manifest: "Manifest",
-    views: Literal[1, 10],
+    wanted: Wanted,
 ) -> "tuple[list[Tally], Tally]":
-    """Of each network, and of all together."""
+    """Of each network, and of all together; of these, if it is asked for, also which class is taken for which."""
     import torch
 
     from alexnet.tally import Tally, weighted_mean
 
     place, classes = networks[0].preprocess.mean_SSC.device, len(manifest.classes)
-    members, ensemble = [Tally(classes, place) for _ in networks], Tally(classes, place)
+    members = [Tally(classes, place) for _ in networks]
+    ensemble = Tally(classes, place, pairs=wanted.by_class or wanted.confusion is not None)
     rows, done = manifest.splits["validation"].rows, 0
     with progress("testing", unit="images") as show:
         for images, labels in validation_batches(config.data, manifest, config.train.evaluate_batch_size):
             labels_B = torch.from_numpy(labels).to(place)
-            found = [network.probabilities(images, views) for network in networks]
+            found = [network.probabilities(images, wanted.views) for network in networks]
             for tally, probabilities in zip(members, found, strict=True):
                 tally.add(probabilities, labels_B)
             ensemble.add(weighted_mean(found, weights), labels_B)
@@ -191,10 +191,11 @@ def _tell(
         rows.append((f"ensemble of {len(networks)}", ensemble.errors()))
     errors_table(rows)
     print_plan([("validation", f"{what} of each image"), ("data", data)])
-    classes = ensemble.by_class()
+    classes = ensemble.by_class() if wanted.by_class else []
     if wanted.by_class:
         class_tables(manifest.classes, classes)
     if wanted.confusion is not None:
+        assert ensemble.taken_CC is not None, "it is counted where a picture is asked for"
         draw_confusion(manifest.classes, ensemble.taken_CC.cpu().numpy(), wanted.confusion)
         print_plan([("confusion", str(wanted.confusion))])
     if wanted.json_file is None:
@@ -219,19 +220,27 @@ def _tell(
 def _keep(
     runs: Sequence[str],
     networks: Sequence[LoadedNetwork],
+    manifests: "Sequence[Manifest]",
+    weights: list[float],
     members: "list[Tally]",
     ensemble: "Tally",
     data: str,
     views: int,
 ) -> None:
     """Put each run's errors, and those of all together, into the folders of the runs."""
-    together = {"members": [network.source for network in networks], "views": views, "data": data}
+    folders = [find_run(run)[0] for run in runs]
+    configs = [network.config for network in networks]
+    other = [overrides(load(run / "config.yaml"), one) for run, one in zip(folders, configs, strict=True) if one]
+    together: dict[str, Any] = {"members": [network.source for network in networks], "weights": weights}
+    together["pretrained"] = [one is not None and one.train.init_from is not None for one in configs]
+    together |= {"overrides": sorted({path for paths in other for path in paths})}
     together |= {key: ensemble.errors()[key] for key in ERRORS}
-    for run, network, tally in zip(runs, networks, members, strict=True):
-        about = {"checkpoint": network.source, "step": network.updates, "views": views, "data": data}
-        keep(find_run(run)[0], about | {key: tally.errors()[key] for key in ERRORS})
+    for run, network, manifest, own, tally in zip(folders, networks, manifests, other, members, strict=True):
+        about = {"step": network.updates, "views": views, "data": data, "dataset": manifest.fingerprint}
+        alone = {"checkpoint": network.source, "overrides": own} | {key: tally.errors()[key] for key in ERRORS}
+        keep(run, about | alone)
         if len(runs) > 1:
-            keep(find_run(run)[0], together)
+            keep(run, about | together)
 
 
 def _named(taken: tuple[int, int] | None, names: Sequence[str]) -> dict[str, Any] | None:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.console import RunConsole, errors_table, print_plan
-from cluster.dataset import dataset_size, verify
+from cluster.dataset import check_classes, dataset_size, load_manifest, verify
 from cluster.evaluations import ERRORS, keep
 from cluster.failures import RunFailed
-from cluster.network import find_checkpoint, find_run
+from cluster.network import facts_of, find_checkpoint, find_run
 from cluster.outcomes import Failure, Stopped
 from cluster.plan import local_cpus, local_gpus, make_plan
 from cluster.prediction import check_json_file
 from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import cluster_address, ray_session
+from cluster.report.groups import overrides
 from cluster.signals import StopSignals
 from configs.errors import UserError
 from configs.loader import load
@@ -48,6 +49,8 @@ def run_evaluation(
     if plan.dataset is None or plan.dataset.drawn_first:
         raise UserError(f"no data set at {config.data.path}; set data.path to where it is")
     start = find_checkpoint(run, config, checkpoint or itself)
+    facts, manifest = facts_of(run, config, start), load_manifest(config)
+    check_classes(run, facts.classes, config, manifest)
     with StopSignals() as signals:
         verify(config)
         with ray_session(
@@ -70,7 +73,7 @@ def run_evaluation(
                     lambda report: console.report(report) if report["kind"] == "warning" else None,
                     console.message,
                 )
-                outcome = supervisor.watch(group.evaluate(start))
+                outcome = supervisor.watch(group.evaluate(start, facts.statistics))
     if isinstance(outcome, Failure):
         raise RunFailed(outcome.what)
     if isinstance(outcome, Stopped):
@@ -80,6 +83,7 @@ def run_evaluation(
     result: dict[str, Any] = outcome.results[0]
     errors_table([(f"validation, {what}, after step {start.step:,}", result["errors"])])
     about = {"checkpoint": start.folder, "step": start.step, "views": views, "data": config.data.path}
+    about |= {"dataset": manifest.fingerprint, "overrides": overrides(load(run / "config.yaml"), config)}
     keep(run, about | {key: result["errors"][key] for key in ERRORS})
     print_plan([("checkpoint", start.folder), ("data", config.data.path)])
     if json_file is not None:

@@ -13,8 +13,9 @@ ERRORS = ("images", "loss", "top1_error", "top5_error")
 def keep(run: Path, evaluation: Mapping[str, Any]) -> None:
     """Add an evaluation to a run's folder. A folder that cannot be written is none of its business: the errors were printed.
 
-    evaluation: `checkpoint`, `step`, `views`, `data` and `ERRORS`; of several networks together, `members` in place of the
-    first two: the folders of their checkpoints.
+    evaluation: `checkpoint`, `step` (of this run's network), `views`, `data`, `dataset` (its fingerprint), `overrides` (names of
+    settings that were not the run's) and `ERRORS`; of several networks together, `members` in place of the first: the folders
+    of their checkpoints, with their `weights`, and whether each was `pretrained`.
     """
     try:
         with (run / FILE).open("a", encoding="utf-8") as file:

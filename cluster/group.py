@@ -22,6 +22,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from alexnet.colour import PixelStatistics
 from cluster.environment import COLUMN_ENVIRONMENT, NO_GPUS
 from cluster.failures import NoRoomError, RunFailed, explain, root_cause
 from cluster.paths import absolute
@@ -72,12 +73,12 @@ class WorkerGroup:
             for rank, column in enumerate(self.columns)
         ]
 
-    def evaluate(self, start: Checkpoint) -> list[Any]:
-        """Test a checkpoint's network; returns references as `train`."""
+    def evaluate(self, start: Checkpoint, statistics: PixelStatistics) -> list[Any]:
+        """Test a checkpoint's network, which was trained on images of these statistics; returns references as `train`."""
         self._open_feeds(start, only_evaluation=True)
         return [
             column.evaluate.options(name=f"evaluate {self.plan.mesh.name(rank)}").remote(
-                self._feeder(rank), start, self.views
+                self._feeder(rank), start, self.views, statistics
             )
             for rank, column in enumerate(self.columns)
         ]

@@ -93,7 +93,7 @@ def load_run(path: str | Path, settings: Iterable[str] = (), *, device: Device =
     run, wanted = find_run(path)
     config = load(run / "config.yaml", settings)
     checkpoint = find_checkpoint(run, config, wanted)
-    facts = _facts(run, config, checkpoint)
+    facts = facts_of(run, config, checkpoint)
     if len(facts.classes) != config.network.classes:
         raise UserError(f"{run} has {config.network.classes} classes, but its data set has {len(facts.classes)}")
     loaded = assemble(
@@ -188,7 +188,7 @@ def keep_facts(run: Path, config: Config) -> None:
         raise UserError(f"the run's folder {run} cannot be written: {error}") from None
 
 
-def _facts(run: Path, config: Config, checkpoint: "Checkpoint") -> "DataFacts":
+def facts_of(run: Path, config: Config, checkpoint: "Checkpoint") -> "DataFacts":
     """What the run's folder keeps, or the data set says. Raises UserError if neither is there, or it is another data set's."""
     from workers.data.cache import local_folder
     from workers.data.facts import FILE, DataFacts

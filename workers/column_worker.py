@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from alexnet.augment import Preprocess
+from alexnet.colour import PixelStatistics
 from alexnet.compiled import NotCompiledWarning
 from alexnet.counter import VERSION as DRAWS_VERSION
 from alexnet.exchange import ColumnExchange, NoExchange
@@ -157,9 +158,14 @@ class ColumnWorker:
         """
         return self._run(feeder, start, train=True, checkpoints=checkpoints, attempt=attempt)
 
-    def evaluate(self, feeder: Any, start: Checkpoint, views: Literal[1, 10]) -> dict[str, Any]:
-        """Test the network of a checkpoint on the validation set, by the centre or ten views; returns as `train`."""
-        return self._run(feeder, start, train=False, checkpoints=start.place, views=views)
+    def evaluate(
+        self, feeder: Any, start: Checkpoint, views: Literal[1, 10], statistics: PixelStatistics
+    ) -> dict[str, Any]:
+        """Test the network of a checkpoint on the validation set, by the centre or ten views; returns as `train`.
+
+        statistics: of the images that the network was trained on, which need not be this data set's.
+        """
+        return self._run(feeder, start, train=False, checkpoints=start.place, views=views, statistics=statistics)
 
     def status(self, reports_seen: int, messages_seen: int) -> Status:
         """How far it is, and what is new since."""
@@ -188,6 +194,7 @@ class ColumnWorker:
         checkpoints: str,
         attempt: int = 1,
         views: Literal[1, 10] = 1,
+        statistics: PixelStatistics | None = None,
     ) -> dict[str, Any]:
         # The number of threads belongs to the thread that computes, and an actor's methods run on several.
         torch.set_num_threads(self.config.cluster.cpus_per_column)
@@ -214,7 +221,7 @@ class ColumnWorker:
             schedule.load(start.state["schedule"])
         began = None if start else init_from(config.train, model)
         init_record = start.state.get("init_from") if start else began and began.record
-        statistics, crop = pixel_statistics(manifest, folder), config.network.input_size
+        statistics, crop = statistics or pixel_statistics(manifest, folder), config.network.input_size
         preprocess = Preprocess(config.augment, statistics, crop).to(device)
         program = Program.of(
             config,

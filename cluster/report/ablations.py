@@ -9,10 +9,14 @@ from typing import Literal
 
 from cluster.paper import CHANGES, Change
 from cluster.report.groups import ALIKE, Difference, Group, differences, without
+from cluster.report.records import Measured, RunRecord
 from configs.loader import load, to_dict
 
 BESIDE = ("schedule", "train.epochs", "augment.colour_noise.until_epoch", "network.lrn", "network.spatial_lrn")
 """Does not tell one ablation from another: when the authors lowered rates by hand, and norms that are set and not used."""
+
+OF_A_SIZE = (".maps", ".units", ".padding")
+"""Settings that are others in a network of another size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Errors:
 class Row:
     group: Group
     errors: Errors | None
-    """None if none of its runs has been tested so."""
+    """None if none of its runs is complete and has been tested so at its end."""
     top1_change: float | None
     """From the first configuration."""
     top5_change: float | None
@@ -41,9 +45,15 @@ class Row:
 
 
 def views_of_all(groups: Sequence[Group]) -> Literal[1, 10]:
-    """Ten if every run has been tested by ten views, else the centre, which training itself tests by."""
-    runs = [run for group in groups for run in group.runs]
-    return 10 if runs and all(run.errors(10) for run in runs) else 1
+    """Ten if every complete run has been tested by ten views at its end, else the centre, which training itself tests by."""
+    runs = [run for group in groups for run in group.runs if run.state.state == "complete"]
+    return 10 if runs and all(_at_end(run, 10) for run in runs) else 1
+
+
+def left_out(groups: Sequence[Group], views: Literal[1, 10]) -> list[str]:
+    """Runs that are in no mean because their errors are not those of a whole run: each with the reason."""
+    runs = [(run, run.errors(views)) for group in groups for run in group.runs]
+    return [f"{run.label} ({found.early})" for run, found in runs if found is not None and found.early]
 
 
 def rows(groups: Sequence[Group], views: Literal[1, 10]) -> list[Row]:
@@ -58,7 +68,7 @@ def sampling_deviation(error: float, images: int) -> float:
 
 
 def _errors(group: Group, views: Literal[1, 10]) -> Errors | None:
-    found = [one for one in (run.errors(views) for run in group.runs) if one is not None]
+    found = [one for one in (_at_end(run, views) for run in group.runs) if one is not None]
     if not found:
         return None
     top1, top5 = [one.top1 for one in found], [one.top5 for one in found]
@@ -70,6 +80,12 @@ def _errors(group: Group, views: Literal[1, 10]) -> Errors | None:
         top1_spread=statistics.stdev(top1) if several else None,
         top5_spread=statistics.stdev(top5) if several else None,
     )
+
+
+def _at_end(run: RunRecord, views: Literal[1, 10]) -> Measured | None:
+    """Errors of a complete run after its last step."""
+    found = run.errors(views)
+    return None if found is None or found.early else found
 
 
 def _row(group: Group, own: Errors | None, first: Errors | None, *, reference: bool) -> Row:
@@ -91,18 +107,19 @@ def _row(group: Group, own: Errors | None, first: Errors | None, *, reference: b
 def paper_change(found: Sequence[Difference]) -> Change | None:
     """What the paper or its authors found for the same change, also where it is made to a smaller network.
 
-    The same change: the same settings differ, and those that were as in original.yaml before are as in the variant after.
+    The same change: the same settings differ, and are as in the variant after; widths and paddings, which another network has
+    others of, need be so only where they were as in original.yaml before.
     """
     ours = _telling(found)
     for name, known in CHANGES.items():
         theirs = _changes(name)
-        if (
-            ours
-            and ours.keys() == theirs.keys()
-            and all(ours[path].before != one.before or ours[path].after == one.after for path, one in theirs.items())
-        ):
+        if ours and ours.keys() == theirs.keys() and all(_alike(ours[path], one) for path, one in theirs.items()):
             return known
     return None
+
+
+def _alike(ours: Difference, theirs: Difference) -> bool:
+    return ours.after == theirs.after or (theirs.path.endswith(OF_A_SIZE) and ours.before != theirs.before)
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Any
 from cluster.report.drawing import LETTERS, add_legend, as_png, legend_height, new_figure, prepare, style
 from cluster.report.groups import Group
 from cluster.report.records import RunRecord
+from cluster.reproduce.search import epochs_to, smoothed
 
 GOAL = 0.25
 """The training error that figure 1's dashed line stands at."""
@@ -41,9 +42,8 @@ def _part(report: dict[str, Any], width: float) -> int:
 
 
 def reached(record: RunRecord, goal: float = GOAL) -> float | None:
-    """The epoch at whose point the averaged training error is first at or below the goal; None if it never is."""
-    points = averaged(record.train, "top1_error", part_of_epoch(record.epochs))
-    return next((epoch for epoch, error in points if error <= goal), None)
+    """Epochs until the training error was first at the goal, as `cluster.reproduce figure1` counts them; None if it never was."""
+    return epochs_to(smoothed(record.train), goal)
 
 
 def draw_figure1(groups: Sequence[Group]) -> bytes:

@@ -13,16 +13,22 @@ def predictions(found: Figure4, names: Sequence[str]) -> Html:
     views = "the centre view" if found.views == 1 else "ten views"
     right = sum(one.top[0][0] == one.label for one in found.predicted)
     among = sum(one.label in dict(one.top) for one in found.predicted)
-    count = len(found.predicted)
+    count, shown = len(found.predicted), len(found.predicted[0].top)
+    most = (
+        f"the network's {shown} most probable classes"
+        if shown < len(names)
+        else f"what the network says of all {shown} classes"
+    )
+    few = f", {among} among the {shown}" if shown < len(names) else ""
     key = element("span", class_="key", style="background:var(--true)")
     return joined(
         (
             element(HEADING, "Left: predictions"),
             paragraph(
                 f"{count} validation images, drawn at random (one per class while there are classes left), with their true "
-                f"labels below and the network's five most probable classes by {views}. The bar of the true label is ",
+                f"labels below and {most} by {views}. The bar of the true label is ",
                 key,
-                f" red. {right} of {count} are right at once, {among} among the five; the errors of the whole validation set are "
+                f" red. {right} of {count} are right at once{few}; the errors of the whole validation set are "
                 "in the tables.",
             ),
             element("ul", joined(_card(one, names) for one in found.predicted), class_="cards"),
@@ -57,6 +63,8 @@ def neighbours(found: Figure4, names: Sequence[str]) -> Html:
     """Nothing if they were not looked for."""
     if not found.queries:
         return Html("")
+    keys = {one.key for one in found.predicted}
+    others = "of the same " if any(query.key in keys for query in found.queries) else "other "
     alike = [one.label == query.label for query in found.queries for one in query.neighbours]
     searched = (
         f"all {found.searched:,} training images"
@@ -68,7 +76,7 @@ def neighbours(found: Figure4, names: Sequence[str]) -> Html:
         (
             element(HEADING, "Right: nearest training images"),
             paragraph(
-                f"{len(found.queries)} other validation images (first) and the {len(found.queries[0].neighbours)} training "
+                f"{len(found.queries)} {others}validation images (first) and the {len(found.queries[0].neighbours)} training "
                 "images whose features are nearest: by Euclidean distance between the outputs of the last hidden layer, of the "
                 f"centre view, compared with {searched}, without approximation. {sum(alike)} of {len(alike)} neighbours have the "
                 f"query's label; labels of the others are red.{damaged}",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.report.records import RunRecord
+from configs.loader import to_dict
+from configs.schema import Config
 
 ALIKE = (
     "name",
@@ -22,6 +24,7 @@ ALIKE = (
     "train.report_every_steps",
     "train.evaluate_every_epochs",
     "train.evaluate_batch_size",
+    "train.profile_steps",
 )
 """Settings that do not make another configuration: where, how fast and how often, and the seed. Data sets are told apart by
 their fingerprints."""
@@ -83,6 +86,12 @@ def without(settings: Any, ignored: Iterable[str], path: str = "") -> Any:
         if at not in ignored:
             kept[key] = without(value, ignored, at)
     return kept
+
+
+def overrides(own: Config, used: Config) -> list[str]:
+    """Names of settings, other than those of places and speeds, that an evaluation had otherwise than the run it tested."""
+    before, after = (without(to_dict(config), ALIKE) for config in (own, used))
+    return [one.path for one in differences(before, after)]
 
 
 def _learned(record: RunRecord) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a run's folder says of it: settings, reports of its log, errors, time. Without torch."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ class Measured:
     loss: float
     top1: float
     top5: float
+    early: str = ""
+    """What to say of it because it is not the error of the whole run: after which step, or what became of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,12 @@ class Together:
     """Errors of several networks' averaged probabilities."""
 
     networks: int
+    equal: bool
+    """Whether all had the same weight; of older evaluations, which do not say, it is taken to be so."""
+    pretrained: int | None
+    """How many began from another run's weights; None if it is not known."""
+    early: str
+    """As `Measured.early`, of this run among them."""
     views: Literal[1, 10]
     images: int
     top1: float
@@ -69,26 +77,41 @@ class RunRecord:
         return float(self.train[-1]["epoch"]) if self.train else 0.0
 
     def errors(self, views: Literal[1, 10]) -> Measured | None:
-        """The newest known of the run's own validation set: of the latest step, and of that the last evaluation."""
+        """The newest known of the run's own validation set and settings: of the latest step, and of that the last evaluation."""
         found = [_measured(report, 1) for report in self.tested if views == 1]
         own = self.tested[-1]["images"] if self.tested else None
         for entry in self.kept:
-            if "members" not in entry and entry["views"] == views and own in (None, entry["images"]):
+            alike = self._is_own(entry) and own in (None, entry["images"])
+            if "members" not in entry and entry["views"] == views and alike:
                 found.append(_measured(entry, views))
-        return max(reversed(found), key=lambda one: one.step, default=None)  # of equal ones the first, so the last
+        newest = max(reversed(found), key=lambda one: one.step, default=None)  # of equal ones the first, so the last
+        return None if newest is None else replace(newest, early=self._early(newest.step))
+
+    def _is_own(self, entry: dict[str, Any]) -> bool:
+        """Whether an evaluation had this run's data set and settings; older ones do not say, and are taken to."""
+        same = entry.get("dataset") is None or self.fingerprint in (None, entry["dataset"])
+        return same and not entry.get("overrides")
+
+    def _early(self, step: int) -> str:
+        if step < self.state.step:
+            return f"after step {step:,} of {self.state.step:,}"
+        return "" if self.state.state == "complete" else self.state.state
 
     def together(self) -> list[Together]:
         """Ensembles that this run was part of."""
         return [
             Together(
                 networks=len(entry["members"]),
+                equal=len(set(entry.get("weights", []))) < 2,
+                pretrained=sum(entry["pretrained"]) if "pretrained" in entry else None,
+                early=self._early(int(entry.get("step", self.state.step))),
                 views=entry["views"],
                 images=entry["images"],
                 top1=entry["top1_error"],
                 top5=entry["top5_error"],
             )
             for entry in self.kept
-            if "members" in entry
+            if "members" in entry and self._is_own(entry)
         ]
 
 

@@ -62,10 +62,11 @@ def errors_section(records: Sequence[RunRecord]) -> Html:
             if found is not None:
                 counted = (_views(found.views), f"{found.step:,}", f"{found.images:,}", f"{found.loss:.4f}")
                 rows.append((record.label, *counted, percent(found.top1, 2), percent(found.top5, 2)))
-    together = {(one.networks, one.views, one.top1): one for record in records for one in record.together()}
+    together = {(one.networks, one.views, one.equal, one.top1): one for record in records for one in record.together()}
     for one in together.values():
         errors = (percent(one.top1, 2), percent(one.top5, 2))
-        rows.append((f"ensemble of {one.networks}", _views(one.views), "", f"{one.images:,}", "", *errors))
+        name = f"ensemble of {one.networks}{'' if one.equal else ', not of equal weights'}"
+        rows.append((name, _views(one.views), "", f"{one.images:,}", "", *errors))
     if not rows:
         return paragraph("None of these runs has been tested on its validation set yet.")
     headings = ("run", "views", "after step", "images", "loss", "top-1 error", "top-5 error")
@@ -144,7 +145,9 @@ def ablations_section(groups: Sequence[Group]) -> Html:
         "mean ± standard deviation."
     )
     words = (0, len(headings) - 1)
-    return joined((table(headings, rows, words=words, caption=caption), *_doubts(groups, found)))
+    left_out = ablations.left_out(groups, views)
+    note = paragraph(f"In no mean, for they are not errors of a whole run: {', '.join(left_out)}.") if left_out else ""
+    return joined((table(headings, rows, words=words, caption=caption), note, *_doubts(groups, found)))
 
 
 def _ablation(row: ablations.Row, with_paper: bool) -> tuple[object, ...]:
@@ -203,7 +206,7 @@ def _doubts(groups: Sequence[Group], found: Sequence[ablations.Row]) -> list[Htm
         told.append(
             paragraph("± behind a change is its standard error, from the spread over seeds of both configurations.")
         )
-    if any(len(group.runs) == 1 for group in groups):
+    if any(one.runs == 1 for one in errors):
         told.append(
             paragraph(
                 "A configuration with one run has no spread: on ImageNet, differences below about 0.3 say nothing, and on a "

@@ -1,8 +1,11 @@
 """Errors from probabilities: compared with counts by hand, in NumPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from alexnet.tally import Tally, weighted_mean
 
@@ -19,7 +22,7 @@ LABELS = np.random.default_rng(9).integers(0, CLASSES - 1, IMAGES)  # the last c
 
 
 def tally(values: np.ndarray, batch: int = 13) -> Tally:
-    found = Tally(CLASSES, torch.device("cpu"))
+    found = Tally(CLASSES, torch.device("cpu"), pairs=True)
     for start in range(0, IMAGES, batch):
         some = slice(start, start + batch)
         found.add(torch.from_numpy(values[some]), torch.from_numpy(LABELS[some]))
@@ -45,8 +48,8 @@ def test_by_class_and_what_is_taken_for_what() -> None:
     taken = np.zeros((CLASSES, CLASSES), int)
     for label, guess in zip(LABELS, order[:, 0], strict=True):
         taken[label, guess] += 1
-    assert (found.taken_CC.numpy() == taken).all()
     classes = found.by_class()
+    assert found.taken_CC is not None and (found.taken_CC.numpy() == taken).all()
     for number in range(CLASSES - 1):
         mine = order[number == LABELS]
         assert classes[number]["images"] == len(mine)
@@ -67,6 +70,30 @@ def test_a_network_that_says_the_same_of_all_classes_is_right_about_the_first_al
 
 def test_what_is_no_number_counts_as_wrong() -> None:
     assert tally(np.full((IMAGES, CLASSES), np.nan)).errors()["top5_error"] == 1.0
+
+
+def test_the_matrix_of_pairs_is_there_once_and_only_where_it_is_asked_for() -> None:
+    values, labels = torch.from_numpy(probabilities(2)), torch.from_numpy(LABELS)
+    plain, full = Tally(CLASSES, torch.device("cpu")), Tally(CLASSES, torch.device("cpu"), pairs=True)
+    assert plain.taken_CC is None and full.taken_CC is not None
+    place, largest = full.taken_CC.data_ptr(), 0
+
+    class Largest(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.data_ptr() != place:
+                largest = max(largest, out.numel() * out.element_size())
+            return out
+
+    # One image, so that nothing else is as large.
+    with Largest():
+        full.add(values[:1], labels[:1])
+    assert 0 < largest < full.taken_CC.untyped_storage().nbytes()
+    plain.add(values, labels)
+    full.add(values[1:], labels[1:])
+    assert plain.errors()["top1_error"] == full.errors()["top1_error"]
+    assert full.taken_CC.data_ptr() == place and int(full.taken_CC.sum()) == IMAGES
 
 
 def test_weighted_mean() -> None:

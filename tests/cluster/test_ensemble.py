@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from cluster import evaluate
+from cluster.evaluations import read
 from cluster.network import load_run
 from configs.loader import load, save
 from tests import reference
@@ -86,6 +87,11 @@ def test_members_and_ensemble_are_those_of_plain_probabilities(
     losses = [found["loss"], *(member["loss"] for member in found["members"])]
     assert min(abs(one - other) for n, one in enumerate(losses) for other in losses[:n]) > 1e-3
     assert [member["weight"] for member in found["members"]] == [1.0, 3.0]
+    alone, together = read(undisturbed.folder)[-2:]
+    assert "members" not in alone and alone["step"] == together["step"] == 30
+    assert together["weights"] == [1.0, 3.0] and together["pretrained"] == [False, False]
+    for kept in (alone, together):
+        assert kept["dataset"] == dataset.manifest.fingerprint and kept["overrides"] == []
 
 
 def test_a_network_beside_itself_is_itself_and_what_its_columns_found(
