@@ -71,7 +71,7 @@ def _lines(run: RunState) -> list[tuple[str, str]]:
         lines.append(("training", f"{errors_line(run.train)}  {run.train['images_per_second']:,.0f} images/s"))
     if run.evaluation:
         lines.append(("validation", f"{errors_line(run.evaluation)}  after step {run.evaluation['step']:,}"))
-    if run.end:
+    if "spent" in run.end:
         lines += total_lines(run.end["spent"], run.end["time"] - run.begun.get("time", run.end["time"]))
     lines += [("said", _said(report)) for report in run.said[-SAID:]]
     lines += [("checkpoint", str(path)) for path in run.checkpoints] or [

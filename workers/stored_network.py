@@ -46,6 +46,11 @@ def newest_of_run(
     """Its newest whole checkpoint. say, progress: as of `newest_whole`. Raises UserError if there is none."""
     place = place_of(config, run)
     found = newest_whole(place, say, progress=progress)
+    if found is None and (run / "stock.pt").is_file():
+        raise UserError(
+            f"{run} is a run of `cluster.reproduce stock`, whose network is PyTorch's own and cannot be loaded here; its errors "
+            f"are in {run / 'result.json'} at its end"
+        )
     if found is None:
         raise UserError(
             f"there is no checkpoint at {open_store(place).name}; train the run first: "

@@ -90,6 +90,8 @@ def plan_on(
     The machine comes back as the forecast needs it; None if nothing is known of the GPUs here.
     """
     if machine is None:
+        if devices is not None:
+            raise UserError("--devices counts a described machine's devices: give --machine NAME too, or leave it out")
         plan = make_plan(config, local_gpus(), dataset)
         return plan, (_these_cpus() if plan.mesh.device == "cpu" else _this_gpu())
     if devices is not None:

@@ -241,7 +241,9 @@ def _run_seconds(plan: Plan, speeds: Speeds, step: float) -> float:
     forward, exposed = _forward(speeds, tested, 1.0)
     host = _host_seconds(speeds.machine, tested) / 2
     passes = math.ceil(plan.dataset.validation_rows / (train.evaluate_batch_size * plan.mesh.replicas))
-    return program.total_steps * step + _evaluations(program) * passes * max(forward + exposed, host)
+    computed = max(forward + exposed, host)
+    wait, _ = _data(plan, speeds.machine, speeds, computed, train.evaluate_batch_size * plan.mesh.replicas)
+    return program.total_steps * step + _evaluations(program) * passes * (computed + wait)
 
 
 def _evaluations(program: Program) -> int:

@@ -1,7 +1,7 @@
 """The ablations' table: errors by seeds, differences beside the paper's, verdicts; on the terminal, as JSON and as a picture."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,17 +74,23 @@ def ensemble(found: Found) -> dict[str, float] | None:
     return numbers
 
 
-def tell_and_write(out: Path, found: Found) -> None:
-    """Print the tables, and write ablations.json and ablations.png into `out`. Raises UserError if that cannot be written."""
+def tell_and_write(out: Path, found: Found, diverged: Sequence[str] = ()) -> None:
+    """Print the tables, and write ablations.json and ablations.png into `out`. Raises UserError if that cannot be written.
+
+    diverged: names of runs whose loss was no number in the end; they are in no mean.
+    """
     cells = {(views, kind): compare(found, views, kind) for views in (1, 10) for kind in KINDS}
     seeds = {name: len(by_views[1]["members"]) for name, by_views in found.items()}
     _print(cells, seeds)
+    if diverged:
+        print(f"diverged, and so in no mean: {', '.join(diverged)}")
     together = ensemble(found)
     if together is not None:
         _print_ensemble(together, seeds[FULL])
     content = {
         "units": "percent; differences to the full network, + is worse",
         "seeds": seeds,
+        "diverged": [*diverged],
         "networks": {
             name: {
                 "what": VARIATIONS[name].what,

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.console import print_plan
-from cluster.reproduce.series import Series, Wanted, result_of
+from cluster.reproduce.series import Series, Wanted, has_diverged, result_of
 from cluster.reproduce.variations import FULL, VARIATIONS
 from configs.errors import UserError
 from configs.loader import load
 
 VIEWS: tuple[Literal[1, 10], ...] = (1, 10)
 Errors = dict[str, Any]
+PLACES = ("data.path=", "data.cache_folder=", "checkpoint.folder=")
+"""Settings that say where something is now, which tests need too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +48,21 @@ class Ablations:
         return Wanted(config=self.config, settings=settings, folder=self.out / f"{name}-{seed}")
 
     def complete(self, name: str) -> list[Path]:
-        """Folders of a network's runs that are at their end, of all seeds that there are."""
-        seeds = range(self.seeds + (name == FULL))
-        folders = [self.run(name, seed).folder for seed in seeds]
-        return [folder for folder in folders if self._is_complete(folder)]
+        """Folders of a network's runs that are at their end, of all seeds that there are.
 
-    def _is_complete(self, folder: Path) -> bool:
-        result = result_of(folder)
-        return result is not None and result["step"] >= self.steps
+        Raises UserError if one was trained with other settings, or for longer, than is asked now.
+        """
+        runs = [self.run(name, seed) for seed in range(self.seeds + (name == FULL))]
+        return [run.folder for run in runs if self._is_complete(run)]
+
+    def _is_complete(self, run: Wanted) -> bool:
+        run.check()
+        result = result_of(run.folder)
+        if result is not None and result["step"] > self.steps:
+            raise UserError(
+                f"{run.folder} was trained for {result['step']:,} steps, and {self.steps:,} are asked for; give another --out"
+            )
+        return result is not None and result["step"] == self.steps
 
     @functools.cached_property
     def steps(self) -> int:
@@ -91,22 +100,28 @@ def run_ablations(wanted: Ablations, *, plan_only: bool = False, table_only: boo
     if not table_only:
         series = Series([1.0] * len(left))
         for name, seed in left:
-            series.train(wanted.run(name, seed), 1.0)
+            if series.train(wanted.run(name, seed), 1.0) == "diverged":
+                print(f"{wanted.run(name, seed).folder} diverged: it is not in the tables", flush=True)
+    diverged = [run.folder.name for run in (wanted.run(*one) for one in runs) if has_diverged(run.folder)]
     found = {name: evaluated(wanted, name) for name in wanted.names() if wanted.complete(name)}
     if not found:
         raise UserError(f"no run in {wanted.out} is complete; leave out --table to train them")
     from cluster.reproduce.ablation_table import tell_and_write
 
-    tell_and_write(wanted.out, found)
+    tell_and_write(wanted.out, found, diverged)
     return 0
 
 
 def evaluated(wanted: Ablations, name: str) -> dict[int, Errors]:
     """By number of views: the errors of each seed (`members`), and of all together."""
-    return {views: _evaluate(wanted.out / f"{name}-views{views}.json", wanted.complete(name), views) for views in VIEWS}
+    places = [setting for setting in wanted.settings if setting.startswith(PLACES)]
+    return {
+        views: _evaluate(wanted.out / f"{name}-views{views}.json", wanted.complete(name), views, places)
+        for views in VIEWS
+    }
 
 
-def _evaluate(file: Path, runs: list[Path], views: Literal[1, 10]) -> Errors:
+def _evaluate(file: Path, runs: list[Path], views: Literal[1, 10], places: list[str]) -> Errors:
     """Test the runs and their ensemble, unless that has been done since their end."""
     from cluster.ensemble import Wanted as Asked
     from cluster.ensemble import run_ensemble
@@ -117,7 +132,7 @@ def _evaluate(file: Path, runs: list[Path], views: Literal[1, 10]) -> Errors:
         return known
     print(f"testing {', '.join(run.name for run in runs)}, {views} view{'s' if views > 1 else ''}", flush=True)
     with contextlib.redirect_stdout(io.StringIO()):
-        run_ensemble([str(run) for run in runs], [], Asked(views=views, json_file=str(file)))
+        run_ensemble([str(run) for run in runs], places, Asked(views=views, json_file=str(file)))
     found = _read(file)
     assert found is not None, f"{file} was not written"
     return found

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cluster.console import print_plan
 from cluster.reproduce.search import Point, best_rate, epochs_to, error_at_end, next_rate, smoothed
-from cluster.reproduce.series import Reports, Series, Wanted, ended, train_reports
+from cluster.reproduce.series import Reports, Series, Wanted, has_diverged, train_reports
 from configs.errors import UserError
 from configs.loader import load
 
@@ -128,10 +128,10 @@ def _search(wanted: Figure1, units: str, rates: Sequence[float], errors: dict[fl
 
 
 def _searched(wanted: Figure1, run: Wanted) -> bool:
+    run.check()
     if error_at_end(train_reports(run.folder), wanted.search_epochs) is not None:
         return True
-    end = ended(run.folder)
-    return end is not None and "diverged" in end.get("why", "")
+    return has_diverged(run.folder)
 
 
 def _train_on(wanted: Figure1, units: str, rate: float) -> None:

@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 from cluster.console import RunConsole, clock
 from cluster.failures import RunFailed
+from cluster.run_folder import RunFolder
 from cluster.run_state import parse_log, read_log, read_run
 from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
+from configs.loader import load
 
 POLL_SECONDS = 0.5
 Reports = list[dict[str, Any]]
@@ -30,9 +32,16 @@ class Wanted:
     folder: Path
 
     @property
+    def all_settings(self) -> list[str]:
+        return [f"name={self.folder.name}", f"runs_folder={self.folder.parent}", *self.settings]
+
+    @property
     def command(self) -> list[str]:
-        place = [f"name={self.folder.name}", f"runs_folder={self.folder.parent}"]
-        return [sys.executable, "-m", "cluster.train", self.config, *place, *self.settings, "--quiet"]
+        return [sys.executable, "-m", "cluster.train", self.config, *self.all_settings, "--quiet"]
+
+    def check(self) -> None:
+        """Raises UserError if the folder holds a run that would learn something else, whose figures would count as this one's."""
+        RunFolder(load(self.config, self.all_settings)).check_same_experiment()
 
 
 def train_reports(folder: Path) -> Reports:
@@ -45,6 +54,12 @@ def ended(folder: Path) -> dict[str, Any] | None:
     """The last `end` in a run's log; None if it is under way, or there is no run."""
     last = [report for report in read_log(folder / "log.jsonl") if report.get("kind") in ("start", "end")][-1:]
     return last[0] if last and last[0]["kind"] == "end" else None
+
+
+def has_diverged(folder: Path) -> bool:
+    """Whether a run ended because its loss was no number."""
+    end = ended(folder)
+    return end is not None and "diverged" in end.get("why", "")
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:
@@ -122,8 +137,7 @@ def _train(run: Wanted, until: Callable[[Reports], bool]) -> Literal["finished",
         return "finished"
     if stopped:
         return "enough"
-    end = ended(folder)
-    if end is not None and "diverged" in end.get("why", ""):
+    if has_diverged(folder):
         return "diverged"
     told = output.read_text(encoding="utf-8").strip().splitlines()
     raise RunFailed(f"{folder}: {told[-1] if told else f'exit code {process.returncode}'} (all it said is in {output})")

@@ -95,7 +95,7 @@ def _train(
         **result,
         "epochs": training.epochs_done,
         "train": console.last_train,
-        "machine": vars(machine),
+        "machines": training.machines,
         "torch": torch.__version__,
         "differences": differences,
     }
@@ -107,6 +107,7 @@ def tell(run: RunFolder, result: dict[str, Any]) -> None:
         [
             ("epochs", f"{result['epochs']} in {clock(result['seconds'])}"),
             ("speed", f"{result['images_per_second']:,.1f} images/s in training"),
+            *(("with", ", ".join(f"{name}={value}" for name, value in one.items())) for one in result["machines"]),
             ("log", str(run.log)),
             ("result", str(run.path / "result.json")),
         ]

@@ -76,13 +76,18 @@ class Sums:
 
 
 class Training:
-    """A run, from its last checkpoint if it has one. Raises UserError if that belongs to another data set or is damaged."""
+    """A run, from its last checkpoint if it has one. Raises UserError if that belongs to another data set or is damaged.
+
+    machines: all that it was computed with, the last one at the end; times are over all of them.
+    """
 
     def __init__(self, config: Config, run: RunFolder, machine: Machine) -> None:
         self.config, self.run, self.machine = config, run, machine
         assert isinstance(config.schedule, StageSchedule) and config.train.epochs is not None
         self.stages = config.schedule.stages
         torch.set_num_threads(machine.threads)
+        # PyTorch's default for convolutions is tf32 where a GPU has it; the config says fp32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.manual_seed(config.train.seed)
         self.layout = torch.channels_last if machine.channels_last else torch.contiguous_format
         self.model = build(config.network).to(machine.device).to(memory_format=self.layout)  # type: ignore[call-overload]
@@ -95,6 +100,7 @@ class Training:
         self.scheduler = LambdaLR(self.optimizer, [self._rates_of(layer, kind) for layer, kind in names])
         self.epochs_done, self.seconds, self.training_seconds = 0, 0.0, 0.0
         self._began = time.perf_counter()
+        self.machines = [vars(machine)]
         self._load()
 
     @property
@@ -203,6 +209,7 @@ class Training:
         self._count_seconds()
         state = {
             "epochs": self.epochs_done,
+            "machines": self.machines,
             "seconds": self.seconds,
             "training_seconds": self.training_seconds,
             "dataset": self.train_set.manifest["fingerprint"],
@@ -227,6 +234,7 @@ class Training:
             ) from None
         if state["dataset"] != self.train_set.manifest["fingerprint"]:
             raise UserError(f"{path} was trained on another data set than {self.config.data.path}; give another name")
+        self.machines = [*(one for one in state.get("machines", []) if one != vars(self.machine)), vars(self.machine)]
         self.scheduler.load_state_dict(state["scheduler"])
         self.epochs_done, self.seconds = state["epochs"], state["seconds"]
         self.training_seconds = state["training_seconds"]

@@ -67,6 +67,13 @@ def test_runs_table_and_once_more(little: Path, tmp_path: Path, capsys: pytest.C
     logs = {path: path.read_bytes() for path in out.glob("*/log.jsonl")}
     assert main(words) == 0
     assert "3 of them complete" in capsys.readouterr().out
+    capsys.readouterr()
+    for setting, said in (
+        ("optimizer.momentum=0.5", "optimizer.momentum: 0.9 then, 0.5 now"),
+        ("train.epochs=0.5", "are asked for"),
+    ):
+        assert main([*words, setting, "--table"]) == 2, "old figures must not pass for new ones"
+        assert said in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.glob("*/log.jsonl")} == logs
 
 

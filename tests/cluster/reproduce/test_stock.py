@@ -21,6 +21,7 @@ from cluster.reproduce.stock.data import Photos, TrainingCrops, views
 from cluster.reproduce.stock.network import build, layer_parameters, left_out
 from cluster.reproduce.stock.training import CHECKPOINT, Machine, Sums, Training, rate
 from cluster.run_folder import RunFolder
+from cluster.runs import main as runs
 from configs.errors import UserError
 from configs.geometry import layers
 from configs.loader import load
@@ -28,6 +29,7 @@ from configs.schema import Network, ResponseNorm, StageSchedule
 from tests import reference
 from tests.cluster.runs import PROJECT
 from workers.data.dataset import Dataset
+from workers.stored_network import find_checkpoint
 
 MACHINE = Machine(threads=1, workers=0, device="cpu", channels_last=True)
 
@@ -234,6 +236,9 @@ def test_stopped_and_given_again_it_ends_as_if_never_stopped(little: Path) -> No
         assert torch.equal(weights, ends[1]["model"][name]), name
     results = [json.loads((folder / "result.json").read_text()) for folder in (whole, stopped)]
     assert results[0]["ten_views"] == results[1]["ten_views"]
+    with pytest.raises(UserError, match=r"once_stock is a run of `cluster\.reproduce stock`"):
+        find_checkpoint(stopped, pytest.fail)
+    assert runs(["show", str(stopped)]) == 0
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(little: Path) -> None:
@@ -263,7 +268,9 @@ def test_ctrl_c_leaves_a_run_that_goes_on(little: Path) -> None:
     saved = torch.load(log.parent / CHECKPOINT, weights_only=True)["epochs"]
     assert saved >= 1
     _run(little, "broken", f"train.epochs={saved + 1}")
-    assert json.loads((log.parent / "result.json").read_text())["epochs"] == saved + 1
+    result = json.loads((log.parent / "result.json").read_text())
+    assert result["epochs"] == saved + 1
+    assert [one["workers"] for one in result["machines"]] == [1, 0], "its times are of both"
 
 
 def test_a_damaged_checkpoint_is_said(little: Path, capsys: pytest.CaptureFixture[str]) -> None:
