@@ -7,9 +7,11 @@ import torch
 M = TypeVar("M", bound=torch.nn.Module)
 
 
-def channels_last(module: M) -> M:
-    """The module with its convolutions' weights in the order that makes their outputs [N, H, W, C] in memory.
+def in_layout(module: M, layout: torch.memory_format) -> M:
+    """The module with its convolutions' weights in this order. Only what has four dims has one."""
+    return module.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs know no such `to`
 
-    Only what has four dims has this layout.
-    """
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # mypy knows no such `to`
+
+def channels_last(module: M) -> M:
+    """The same in the order that makes the convolutions' outputs [N, H, W, C] in memory."""
+    return in_layout(module, torch.channels_last)

@@ -52,7 +52,7 @@ class WorkerGroup:
     def __enter__(self) -> "WorkerGroup":
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # Ctrl-C too; it is raised on
             self.shutdown()
             raise
         return self

@@ -154,8 +154,6 @@ class RunFolder:
             raise UserError(
                 f"the run's checkpoints at {self.checkpoints} cannot be read and written: {error}"
             ) from None
-        if found:
-            self._refuse_other_experiment(found)
         return found
 
     def _refuse_other_experiment(self, found: "Checkpoint") -> None:

@@ -83,7 +83,7 @@ def _rank(
         torch.save(function(rank, *args), Path(folder) / f"{rank}.pt")
         dist.barrier()
         dist.destroy_process_group()
-    except BaseException:
+    except BaseException:  # whatever it is, the test must hear of it
         (Path(folder) / f"{rank}.txt").write_text(traceback.format_exc())
         # At once: the others may be waiting for this rank, and a clean exit would wait for them.
         os._exit(1)

@@ -177,6 +177,7 @@ def _step(config: Config, replicas: Any, columns: Any) -> Callable[[], object]:
     from alexnet.augment import Preprocess
     from alexnet.colour import PixelStatistics
     from alexnet.exchange import ColumnExchange, NoExchange
+    from alexnet.layout import channels_last
     from alexnet.network import AlexNet
     from alexnet.optimizer import PaperSGD
     from alexnet.schedule import Rates
@@ -184,13 +185,15 @@ def _step(config: Config, replicas: Any, columns: Any) -> Callable[[], object]:
 
     apart, crop = columns.size(), config.network.input_size
     images = config.train.batch_size // config.cluster.replica_count
-    model = AlexNet(
-        config.network,
-        first_column=columns.rank() if apart > 1 else 0,
-        columns=config.network.columns // apart,
-        exchange=ColumnExchange(columns) if apart > 1 else NoExchange(),
-        fused=config.compute.fused,
-    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = channels_last(
+        AlexNet(
+            config.network,
+            first_column=columns.rank() if apart > 1 else 0,
+            columns=config.network.columns // apart,
+            exchange=ColumnExchange(columns) if apart > 1 else NoExchange(),
+            fused=config.compute.fused,
+        )
+    )
     statistics = PixelStatistics(
         mean_SSC=np.full((crop, crop, 3), 120.0, np.float32),
         eigenvalues=(1.0, 1.0, 1.0),

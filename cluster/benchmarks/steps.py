@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class _Processes:
 
     def turns(self) -> dict[str, Callable[[], float]]:
         """By name, a function that takes one step and returns its seconds."""
-        return {name: lambda name=name: self._step(name) for name in self._running}  # type: ignore[misc]
+        return {name: partial(self._step, name) for name in self._running}
 
     def _step(self, name: str) -> float:
         stdin = self._running[name].stdin

@@ -178,7 +178,7 @@ def _measure_link(rank: int, port: int) -> dict[str, float]:
         taken, latency = _fastest(lambda: dist.all_reduce(long)), _fastest(lambda: dist.all_reduce(short))
         dist.barrier()
         dist.destroy_process_group()
-    except BaseException:
+    except BaseException:  # Ctrl-C too; it is raised on
         if other is not None:
             other.kill()
         raise

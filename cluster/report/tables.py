@@ -10,7 +10,7 @@ IMAGENET_CLASSES = 1000
 IMAGES = {"ILSVRC-2010": 150_000, "ILSVRC-2012": 50_000}
 """Of 2010's test set and of 2012's validation set, on which the tables are."""
 PRETRAINED_OF_7 = 2
-"""The paper averages its five networks with two that were pre-trained (section 7)."""
+"""The paper averages its five networks with two that were pre-trained (section 6)."""
 
 Pair = tuple[float | None, float | None]
 """Top-1 and top-5 error, 0 to 1."""

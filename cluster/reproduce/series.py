@@ -127,7 +127,7 @@ def _train(run: Wanted, until: Callable[[Reports], bool]) -> Literal["finished",
                         process.send_signal(signal.SIGINT)
                         stopped = True
                     time.sleep(POLL_SECONDS)
-        except BaseException:
+        except BaseException:  # Ctrl-C too; it is raised on
             process.send_signal(signal.SIGINT)
             process.wait()
             raise

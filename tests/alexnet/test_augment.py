@@ -26,7 +26,7 @@ STATISTICS = PixelStatistics(
     mean_SSC=MEAN, eigenvalues=(100.0, 400.0, 2500.0), eigenvectors=((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
 )
 
-MEANS = ["centre", "position", "channel"]
+MEANS: list[Any] = ["centre", "position", "channel"]
 ROUNDING = 2e-5
 """The device works in float32: 2**-24 of values up to 255, some three times over."""
 
@@ -74,7 +74,7 @@ def test_double_means_double_throughout() -> None:
 
 def test_the_modes_differ_here() -> None:
     """With a flat mean image or offsets in the middle the tests above could not tell them apart."""
-    images = [found(Augment(mean=mean), mirror_B=MIRROR) for mean in MEANS]  # type: ignore[arg-type]
+    images = [found(Augment(mean=mean), mirror_B=MIRROR) for mean in MEANS]
     assert all(abs(images[i] - images[j]).max() > 1 for i, j in ((0, 1), (0, 2), (1, 2)))
 
 

@@ -48,7 +48,7 @@ def in_columns(columns: int, logits_BC: Tensor, compute: Callable[[Tensor, int, 
         try:
             own = share(logits_BC.shape[1], columns, number)
             found[number] = compute(logits_BC[:, own], own.start, exchange)
-        except BaseException as error:
+        except BaseException as error:  # raised again by the thread that waits
             exchange.barrier.abort()
             failed.append(error)
 

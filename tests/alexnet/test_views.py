@@ -1,6 +1,7 @@
 """Ten views: which pixels they are, and that a test by them is the mean of ten plain ones."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,9 +50,9 @@ def test_corners_centre_and_mirrors() -> None:
     assert found == {(y, x, mirrored) for y, x in corners for mirrored in (False, True)}
 
 
-def sums_of(columns: int, column: int = 0, exchange: ColumnExchange | None = None, mean: str = "centre") -> Tensor:
+def sums_of(columns: int, column: int = 0, exchange: ColumnExchange | None = None, mean: Any = "centre") -> Tensor:
     model = AlexNet(NETWORK, first_column=column, columns=columns, exchange=exchange, seed=3).double()
-    settings = dataclasses.replace(Augment(), mean=mean)  # type: ignore[arg-type]
+    settings = dataclasses.replace(Augment(), mean=mean)
     step = Step(model, Preprocess(settings, statistics(), CROP).double(), None, None)
     return step.test_ten_views(Batch(images_BHWC=images(), labels_B=labels(), offsets_B2=torch.zeros(0, 2).long()))
 
@@ -94,9 +95,9 @@ def test_two_columns_find_the_same() -> None:
 
 
 @pytest.mark.parametrize("mean", ["centre", "position", "channel"])
-def test_probabilities_by_the_centre_are_those_of_plain_testing(mean: str) -> None:
+def test_probabilities_by_the_centre_are_those_of_plain_testing(mean: Any) -> None:
     model = AlexNet(NETWORK, seed=3).double()
-    settings = dataclasses.replace(Augment(), mean=mean)  # type: ignore[arg-type]
+    settings = dataclasses.replace(Augment(), mean=mean)
     step = Step(model, Preprocess(settings, statistics(), CROP).double(), None, None)
     crops, offsets = images().numpy()[:, 3 : 3 + CROP, 3 : 3 + CROP], np.full((IMAGES, 2), 3)
     pixels = reference.preprocessed(crops, statistics().mean_SSC, offsets, mean=mean)

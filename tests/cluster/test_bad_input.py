@@ -3,6 +3,7 @@
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,10 @@ def data(undisturbed: Run, folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder / "data" / "small", tmp_path / "data"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], command: list[str], *, module: object = train) -> str:
+def refused(capsys: pytest.CaptureFixture[str], command: list[str], *, module: Any = train) -> str:
     """The one error of a command that ends with code 2, at once."""
     started = time.monotonic()
-    code = module.main(command)  # type: ignore[attr-defined]
+    code = module.main(command)
     seconds = time.monotonic() - started
     told = capsys.readouterr()
     assert code == 2

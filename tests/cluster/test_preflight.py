@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster.auto import NodeDevices
 from cluster.plan import DatasetSize, Plan, make_plan
 from cluster.preflight import links, run
 from cluster.preflight.nodes import Node, alive_nodes, check_joined, check_room, wait_for_nodes
@@ -312,7 +313,8 @@ def test_one_node_is_soon_looked_at(tmp_path: Path) -> None:
 
 def test_every_pair_of_nodes_once_and_each_node_once_in_a_round() -> None:
     for count in range(2, 8):
-        nodes = [Node(id=str(i), address=str(i), name=str(i), devices=None, store_bytes=0) for i in range(count)]  # type: ignore[arg-type]
+        devices = NodeDevices(gpus=0, cpus=1)
+        nodes = [Node(id=str(i), address=str(i), name=str(i), devices=devices, store_bytes=0) for i in range(count)]
         rounds = list(links._rounds(nodes))
         pairs = [frozenset((pair.first, pair.second)) for pairs in rounds for pair in pairs]
         assert len(pairs) == len(set(pairs)) == count * (count - 1) // 2

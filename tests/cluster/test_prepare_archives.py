@@ -202,7 +202,11 @@ def test_verify_and_stats_hand_on_their_options(monkeypatch: pytest.MonkeyPatch)
     called: list[tuple[str, Path, dict[str, object]]] = []
 
     def standing_in(name: str, code: int) -> Callable[..., int]:
-        return lambda folder, **options: called.append((name, folder, options)) or code  # type: ignore[func-returns-value]
+        def stand_in(folder: Path, **options: object) -> int:
+            called.append((name, folder, options))
+            return code
+
+        return stand_in
 
     inspection = ModuleType("cluster.inspection")
     monkeypatch.setattr(inspection, "verify_dataset", standing_in("verify", 1), raising=False)

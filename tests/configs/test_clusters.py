@@ -7,6 +7,7 @@ mounts have volumes; that replicas lie within their limits.
 """
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def ray_start_options() -> set[str]:
 def problems_of_kuberay(cluster: dict[str, Any]) -> list[str]:
     found: list[str] = []
 
-    def only(where: str, given: dict[str, Any], known: set[str], required: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def only(where: str, given: dict[str, Any], known: set[str], required: Collection[str] = ()) -> None:
         found.extend(f"{where}.{key}: no such field" for key in given if key not in known)
         found.extend(f"{where}.{key}: is missing" for key in required if key not in given)
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.io
@@ -46,10 +46,17 @@ def photos() -> list[tuple[str, bytes]]:
 Described = tuple[str, bytes] | tarfile.TarInfo
 
 
-def tar(members: Iterable[Described], mode: str = "w:") -> bytes:
+def member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Of a member that is a file."""
+    opened = archive.extractfile(member)
+    assert opened is not None, f"{member.name} is no file"
+    return opened.read()
+
+
+def tar(members: Iterable[Described], mode: Literal["w", "w:", "w:gz"] = "w:") -> bytes:
     """A tar archive of files, and of members that are described."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode, format=tarfile.GNU_FORMAT) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=file, mode=mode, format=tarfile.GNU_FORMAT) as archive:
         for member in members:
             if isinstance(member, tarfile.TarInfo):
                 archive.addfile(member)

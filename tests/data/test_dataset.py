@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def of_one_row(folder: Path, image: bytes, encoding: str = "jpeg") -> Dataset:
+def of_one_row(folder: Path, image: bytes, encoding: Any = "jpeg") -> Dataset:
     """A data set whose only row holds these bytes, with their right checksum."""
     info = write_shard(folder / "train-0.arrow", [Record(key="cat", label=0, image=image)])
     zeros = (0.0, 0.0, 0.0)
@@ -42,7 +43,7 @@ def of_one_row(folder: Path, image: bytes, encoding: str = "jpeg") -> Dataset:
         rgb_eigenvalues=zeros,
         rgb_eigenvectors=(zeros, zeros, zeros),
     )
-    return Dataset(folder, "train", dataclasses.replace(manifest, encoding=encoding))  # type: ignore[arg-type]
+    return Dataset(folder, "train", dataclasses.replace(manifest, encoding=encoding))
 
 
 def blank() -> np.ndarray:

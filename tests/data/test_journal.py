@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,9 +134,9 @@ def test_bad_images_may_be_repaired_before_going_on(folders: FolderSource, tmp_p
         ({"apply_orientation": True}, "apply_orientation True instead of False"),
     ],
 )
-def test_other_settings_start_anew(folders: FolderSource, tmp_path: Path, change: dict[str, object], told: str) -> None:
+def test_other_settings_start_anew(folders: FolderSource, tmp_path: Path, change: dict[str, Any], told: str) -> None:
     out = tmp_path / "out"
-    prepared(folders, out, dataclasses.replace(RAW, **change))  # type: ignore[arg-type]
+    prepared(folders, out, dataclasses.replace(RAW, **change))
     assert differences(out, preparation_of(folders, RAW)) == told
     assert same(prepared(folders, out, RAW), prepared(folders, tmp_path / "fresh", RAW))
     for path in (tmp_path / "fresh").glob("*.arrow"):

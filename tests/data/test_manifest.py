@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +89,7 @@ def test_no_data_set_says_how_to_make_one(tmp_path: Path) -> None:
         (lambda content: content.update(encoding="tiff"), "unknown encoding"),
     ],
 )
-def test_changed_manifest_is_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_changed_manifest_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     manifest().write(tmp_path)
     path = tmp_path / "manifest.json"
     content = json.loads(path.read_text())

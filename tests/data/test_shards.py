@@ -1,6 +1,7 @@
 """Shards and the data set on top of them: what was written is what is read, and damage is refused."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_images_are_views_of_the_file_and_read_only(tmp_path: Path) -> None:
 def test_a_shard_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.arrow"
 
-    def interrupted():  # type: ignore[no-untyped-def]
+    def interrupted() -> Iterator[Record]:
         yield from records(ROWS_PER_BATCH + 1)
         assert not path.exists()
         assert list(tmp_path.iterdir())  # part of it is on disk by now

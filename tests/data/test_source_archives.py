@@ -13,7 +13,17 @@ import pytest
 from PIL import Image
 
 from configs.errors import UserError
-from tests.data.archives import CIFAR10_CLASSES, Described, cifar10, imagenette, jpeg, link, tar, tiny_imagenet
+from tests.data.archives import (
+    CIFAR10_CLASSES,
+    Described,
+    cifar10,
+    imagenette,
+    jpeg,
+    link,
+    member_bytes,
+    tar,
+    tiny_imagenet,
+)
 from workers.data.ingest import Source
 from workers.data.sources import Cifar10Source, ImagenetteSource, SourceItem, TinyImageNetSource
 
@@ -48,7 +58,7 @@ def test_cifar10_keeps_every_pixel_and_label(tmp_path: Path, rows: int) -> None:
 def rewrite(path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
     """Write a compressed tar anew with other contents; None leaves a member out."""
     with tarfile.open(path) as archive:
-        members = [(info.name, archive.extractfile(info).read()) for info in archive if info.isfile()]  # type: ignore[union-attr]
+        members = [(info.name, member_bytes(archive, info)) for info in archive if info.isfile()]
     changed = [(name, change(name.split("/")[-1], data)) for name, data in members]
     path.write_bytes(tar([(name, data) for name, data in changed if data is not None], "w:gz"))
 

@@ -8,11 +8,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from configs.errors import UserError
-from tests.data.archives import Described, Ilsvrc, ilsvrc, jpeg, link, meta_mat, tar
+from tests.data.archives import Described, Ilsvrc, ilsvrc, jpeg, link, member_bytes, meta_mat, tar
 from workers.data.sources import ImageNetSource
 from workers.data.sources import imagenet as module
 
@@ -20,8 +21,8 @@ Read = dict[str, tuple[int, bytes]]
 
 
 def listed(files: Ilsvrc, **changes: Path) -> ImageNetSource:
-    paths = {"train": files.train, "devkit": files.devkit, "validation": files.validation, **changes}
-    return ImageNetSource(**paths)  # type: ignore[arg-type]
+    paths: dict[str, Any] = {"train": files.train, "devkit": files.devkit, "validation": files.validation, **changes}
+    return ImageNetSource(**paths)
 
 
 def read(source: ImageNetSource, split: str, rows: int = 4) -> Read:
@@ -95,7 +96,7 @@ def _map_of_at_most(count: int, real: Callable[..., object]) -> Callable[..., ob
 def repack(path: Path, *more: Described, without: str = "") -> None:
     """Write a tar anew with more members, or without one."""
     with tarfile.open(path) as archive:
-        kept = [(info.name, archive.extractfile(info).read()) for info in archive if info.name != without]  # type: ignore[union-attr]
+        kept = [(info.name, member_bytes(archive, info)) for info in archive if info.name != without]
     path.write_bytes(tar([*kept, *more]))
 
 
@@ -198,7 +199,7 @@ def header(path: Path, name: str) -> int:
 def flip_inner_header(files: Ilsvrc) -> None:
     with tarfile.open(files.train) as archive:
         inner = archive.getmember("n02110185.tar")
-        content = archive.extractfile(inner).read()  # type: ignore[union-attr]
+        content = member_bytes(archive, inner)
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         second = archive.getmembers()[1].offset
     overwrite(files.train, inner.offset_data + second + 20, b"\xff\xff")
@@ -210,7 +211,7 @@ def flip_outer_header(files: Ilsvrc) -> None:
 
 def new_kit(files: Ilsvrc, **members: bytes) -> None:
     with tarfile.open(files.devkit) as archive:
-        kit = {info.name.split("/")[-1]: archive.extractfile(info).read() for info in archive}  # type: ignore[union-attr]
+        kit = {info.name.split("/")[-1]: member_bytes(archive, info) for info in archive}
     kit.update({name.replace("__", "."): data for name, data in members.items()})
     files.devkit.write_bytes(tar(((f"data/{name}", data) for name, data in kit.items() if data), "w:gz"))
 

@@ -270,7 +270,7 @@ def test_statistics_equal_those_of_the_decoded_pixels(tmp_path: Path) -> None:
     ]
     assert [len(result.quarantined) for result in results] == [1, 0]
     assert results[0].quarantined[0].key == "a/bad.jpg"
-    assert sum(result.labels for result in results).tolist() == [4, 3]  # type: ignore[union-attr]
+    assert np.sum([result.labels for result in results], axis=0).tolist() == [4, 3]
     found = combine(results)
     assert combine(results[::-1]).rgb_covariance == found.rgb_covariance
     pixels = []

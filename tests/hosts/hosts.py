@@ -115,7 +115,7 @@ class Hosts:
             for name in self.names:
                 self._install(name)
                 self.boot(name)
-        except BaseException:
+        except BaseException:  # Ctrl-C too; it is raised on
             self.down()
             raise
 
@@ -151,7 +151,7 @@ class Hosts:
             host.stdin.write("the cable is in\n")
             host.stdin.flush()
             wait_until_up(host, name)
-        except BaseException:
+        except BaseException:  # Ctrl-C too; it is raised on
             self._halt(name)
             raise
 
@@ -176,7 +176,7 @@ class Hosts:
         process = self.popen(name, *command, stdout=subprocess.PIPE)
         try:
             output, _ = process.communicate(timeout=seconds)
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too; it is raised on
             os.killpg(process.pid, signal.SIGKILL)  # nsenter and what it runs are one process group
             output, _ = process.communicate()
             if not isinstance(error, subprocess.TimeoutExpired):

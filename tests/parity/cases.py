@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -36,7 +36,7 @@ MOMENTUM, DECAY, NOISE = 0.9, 0.03, 0.25
 @dataclass(frozen=True, kw_only=True)
 class Case:
     network: Network
-    mean: str = "centre"
+    mean: Literal["centre", "position", "channel"] = "centre"
     decay_biases: bool = False
     decay_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Of single layers, by name."""

@@ -81,7 +81,7 @@ def run(
     ).double()
     if case.as_trained:
         model = channels_last(model)
-    augment = Augment(mean=case.mean, colour_noise=ColourNoise(strength=NOISE))  # type: ignore[arg-type]
+    augment = Augment(mean=case.mean, colour_noise=ColourNoise(strength=NOISE))
     statistics = PixelStatistics(mean_SSC=mean_image(case), eigenvalues=(1, 1, 1), eigenvectors=((1, 0, 0),) * 3)
     preprocess = Preprocess(augment, statistics, case.network.input_size).double()
     settings = Optimizer(

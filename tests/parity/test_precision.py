@@ -96,8 +96,9 @@ def test_two_columns_in_bf16() -> None:
 
 def test_tf32_is_allowed_only_when_asked_for() -> None:
     """torch's own default allows it in convolutions."""
-    for precision, allowed in (("tf32", True), ("bf16", False), ("fp32", False)):
-        set_precision(precision)  # type: ignore[arg-type]
+    allowed_in: dict[Precision, bool] = {"tf32": True, "bf16": False, "fp32": False}
+    for precision, allowed in allowed_in.items():
+        set_precision(precision)
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
 
 

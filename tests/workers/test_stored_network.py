@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from alexnet.network import AlexNet
 from configs.errors import UserError
 from configs.loader import load as load_config
 from configs.loader import save as save_config
@@ -39,11 +40,11 @@ def run(alone: dist.ProcessGroup, tmp_path: Path) -> Path:
     return run
 
 
-def same(model: torch.nn.Module, seed: int) -> bool:
+def same(model: AlexNet, seed: int) -> bool:
     whole = expected(seed)
     return all(
         torch.equal(parameter.data.view(torch.int32), whole[f"{layer}.{kind}"].view(torch.int32))
-        for layer, kind, parameter in model.parameter_layers()  # type: ignore[operator]
+        for layer, kind, parameter in model.parameter_layers()
     )
 
 

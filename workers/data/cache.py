@@ -107,7 +107,7 @@ class Cache:
             fcntl.flock(self._in_use, fcntl.LOCK_SH)
             try:
                 _make_room(root, self.folder, [info for split in splits for info in split.shards], limit_bytes)
-            except BaseException:
+            except BaseException:  # Ctrl-C too; it is raised on
                 self._in_use.close()  # a traceback may keep this object alive
                 raise
 

@@ -24,7 +24,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too; it is raised on
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

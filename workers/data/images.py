@@ -148,8 +148,9 @@ def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
         raise BadImage(kind) from None
     except (BadImage, MemoryError):
         raise
-    # Pillow's decoders meet damaged input with almost any exception (struct.error, SyntaxError, EOFError ...).
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # Pillow's decoders meet damage with almost any (struct.error, SyntaxError, EOFError ...)
         raise BadImage(f"cannot be decoded: {_first_line(error)}") from None
 
 

@@ -234,7 +234,7 @@ def draw_picture_set(
         _write_pictures(unfinished, size=size, counts=counts, seed=seed, progress=progress)
         # rename() would replace an empty folder that came up meanwhile; a full one makes it fail.
         os.rename(unfinished, root)
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too; it is raised on
         shutil.rmtree(unfinished, ignore_errors=True)
         if isinstance(error, OSError) and root.exists():
             raise FileExistsError(f"{root} was drawn by someone else meanwhile") from error

@@ -57,7 +57,7 @@ class Contender:
         )
         try:
             self._answer()
-        except BaseException:
+        except BaseException:  # Ctrl-C too; it is raised on
             self.end()
             raise
 

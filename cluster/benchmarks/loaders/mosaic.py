@@ -28,8 +28,8 @@ def mosaic() -> Any:
         _ = transformers.BatchEncoding, transformers.BatchFeature
         names = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional")
         modules = {name: types.ModuleType(name) for name in names}
-        modules["torchvision.datasets"].VisionDataset = object  # type: ignore[attr-defined]
-        modules["torchvision.transforms.functional"].to_tensor = None  # type: ignore[attr-defined]
+        vars(modules["torchvision.datasets"])["VisionDataset"] = object
+        vars(modules["torchvision.transforms.functional"])["to_tensor"] = None
         sys.modules.update(modules)
         try:
             importlib.import_module("streaming")
@@ -48,10 +48,10 @@ class Mosaic(Peer):
                 writer.write({"id": number, "jpeg": jpeg})
 
     def open(self, state: Any) -> None:
-        streaming = mosaic()
+        streaming: Any = mosaic()
         transform = Transform(self.material)
 
-        class Images(streaming.StreamingDataset):  # type: ignore[name-defined]
+        class Images(streaming.StreamingDataset):
             def __getitem__(self, at: Any) -> Any:
                 record = super().__getitem__(at)
                 return record["id"], transform(io.BytesIO(record["jpeg"]))

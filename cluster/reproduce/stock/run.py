@@ -86,7 +86,7 @@ def _train(
         signals.gentle = True
         try:
             result = training.to_the_end(report, check)
-        except BaseException as error:
+        except BaseException as error:  # the log says how it ended; it is raised on
             ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             report({"kind": "end", "step": at, "ended": ended, "why": str(error) or "stopped at once"})
             raise

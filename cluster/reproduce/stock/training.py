@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from alexnet.layout import in_layout
 from cluster.failures import RunFailed
 from cluster.reproduce.stock.data import Photos, TrainingCrops, loader, views
 from cluster.reproduce.stock.network import build, layer_parameters
@@ -90,7 +91,7 @@ class Training:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.manual_seed(config.train.seed)
         self.layout = torch.channels_last if machine.channels_last else torch.contiguous_format
-        self.model = build(config.network).to(machine.device).to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.model = in_layout(build(config.network).to(machine.device), self.layout)
         self.train_set, self.validation_set = TrainingCrops(config), Photos(config.data.path, "validation")
         self.mean_SSC = self.train_set.mean_SSC.to(machine.device)
         self.steps_per_epoch = math.ceil(len(self.train_set) / config.train.batch_size)

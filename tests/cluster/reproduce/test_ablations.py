@@ -14,6 +14,7 @@ from cluster.reproduce.__main__ import main
 from cluster.reproduce.ablations import Ablations
 from cluster.reproduce.variations import FULL, VARIATIONS
 from configs.loader import load, to_dict
+from configs.schema import Config
 from tests.cluster.runs import PROJECT, alive
 
 PADDINGS = ("network.convs.conv2.padding", "network.convs.conv5.padding")
@@ -31,10 +32,10 @@ def test_variations_change_what_the_large_variant_changes(name: str) -> None:
     }
 
 
-def _changes(before: object, after: object) -> set[str]:
+def _changes(before: Config, after: Config) -> set[str]:
     from cluster.run_folder import _flat
 
-    then, now = _flat(to_dict(before)), _flat(to_dict(after))  # type: ignore[arg-type]
+    then, now = _flat(to_dict(before)), _flat(to_dict(after))
     return {key for key in {*then, *now} if then.get(key) != now.get(key)}
 
 

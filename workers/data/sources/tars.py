@@ -11,8 +11,9 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from configs.errors import UserError
 from workers.data.sources.names import safe
@@ -173,8 +174,8 @@ def stream_members(
         with path.open("rb") as file, _decompressed(file) as plain:
             with tarfile.open(fileobj=plain, mode="r|", bufsize=STREAM_BYTES) as archive:
                 while (found := archive.next()) is not None:
-                    archive.members.clear()  # type: ignore[attr-defined]
-                    yield found, lambda found=found: _opened(archive, found)  # type: ignore[misc]
+                    archive.members.clear()  # type: ignore[attr-defined]  # as above; it is in no stubs
+                    yield found, partial(_opened, archive, found)
                     if on_progress:
                         on_progress(file.tell(), total)
                 # As in `list_members`: tarfile takes a damaged header for the end. With compression, gzip's checksum tells.
@@ -207,7 +208,7 @@ def _kind(member: tarfile.TarInfo) -> str:
 def _decompressed(file: IO[bytes]) -> IO[bytes]:
     start = file.read(len(GZIP))
     file.seek(0)
-    return gzip.GzipFile(fileobj=file) if start == GZIP else file  # type: ignore[return-value]
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if start == GZIP else file
 
 
 def _without_gzip(data: bytes) -> bytes:
