@@ -31,6 +31,9 @@ STOP_SECONDS = 60.0
 STARTING_SECONDS = 5.0
 """The same as long as nothing has been reported: the first step may be compiling for half a minute, with little to save."""
 
+ABRUPTLY = "its process was killed (kill -9, or by the system for want of memory), or crashed"
+"""Ray says the same of all three."""
+
 StopReason = Literal["signal", "drain", "resize"]
 
 
@@ -185,12 +188,8 @@ def _failure(reference: Any) -> Exception | None:
 def _how(error: BaseException) -> str:
     text = " ".join(str(error).split())
     for sign, words in (
-        # Ray says the same of all of these.
-        ("SIGKILL", "its process was killed (kill -9, or by the system for want of memory), or crashed"),
-        (
-            "connection error code 2",
-            "its process was killed (kill -9, or by the system for want of memory), or crashed",
-        ),
+        ("SIGKILL", ABRUPTLY),
+        ("connection error code 2", ABRUPTLY),
         ("node", "its node died"),
         ("unavailable", "its node does not answer any more"),
     ):

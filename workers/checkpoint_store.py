@@ -146,9 +146,8 @@ class FolderStore(CheckpointStore):
         except FileNotFoundError:
             raise DamagedFileError(f"{file} is missing") from None
         except OSError as error:
-            if (
-                error.errno == errno.EIO
-            ):  # a bad sector; of the others (a server that is away), the file is not to blame
+            # A bad sector. Of other errors, as of a server that is away, the file is not to blame.
+            if error.errno == errno.EIO:
                 raise DamagedFileError(f"{file} cannot be read: {error.strerror}") from None
             raise UserError(
                 f"{self._root / folder / file} cannot be read now: {error.strerror}; mend that, and give the same command again"

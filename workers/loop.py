@@ -111,7 +111,7 @@ class Loop:
         if item.begins_step:
             self.profiling.begin(item.step)
         with self._training.measure("steps"), named(f"step {item.step}"):
-            self._begin(f"waiting for the data of step {item.step}", "train")
+            self._begin(f"waiting for the data of step {item.step}", "train", fetches=True)
             with self._training.measure("data"), named("waiting for data"):
                 batch = next(self.batches)
             self._begin(f"computing step {item.step}", "train")
@@ -129,13 +129,13 @@ class Loop:
         if profiled := self.profiling.end(item.step):
             self.report({**profiled, "step": item.step})
 
-    def _begin(self, doing: str, kind: str) -> None:
+    def _begin(self, doing: str, kind: str, *, fetches: bool = False) -> None:
         """Tell what is done now. The first of a kind may be compiled on the way, or wait for a cache to be filled.
 
-        Data at a URL come through a cache, which each of the first steps fills further.
+        fetches: it waits for data; those at a URL come through a cache, which each of the first steps fills further.
         """
-        fetching = doing.startswith("waiting") and is_url(self.config.data.path)
-        self.progress.begin(doing, "first" if fetching or kind not in self._known else "usual")
+        slow = kind not in self._known or (fetches and is_url(self.config.data.path))
+        self.progress.begin(doing, "first" if slow else "usual")
 
     def _wait_for_previous(self) -> None:
         """A GPU's host may be one step ahead, which keeps the GPU busy; further, clocks would lie and batches pile up."""
@@ -163,7 +163,7 @@ class Loop:
         if item.request.count:
             test = self.step.test if self.views == 1 else self.step.test_ten_views
             with self._testing.measure("tests"):
-                self._begin("waiting for validation data", "test")
+                self._begin("waiting for validation data", "test", fetches=True)
                 batch = next(self.batches)
                 self._begin(f"testing after step {item.step}", "test")
                 self._testing.add(test(batch))

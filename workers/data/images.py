@@ -148,9 +148,7 @@ def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
         raise BadImage(kind) from None
     except (BadImage, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's decoders meet damage with almost any (struct.error, SyntaxError, EOFError ...)
+    except Exception as error:  # of almost any kind: struct.error, SyntaxError, EOFError, by the damage
         raise BadImage(f"cannot be decoded: {_first_line(error)}") from None
 
 
