@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster import evaluate
-from cluster.evaluations import read
+from cluster.evaluations import FILE, read
 from tests.cluster.runs import Run
 from workers.data.manifest import _from_json
 
@@ -17,7 +17,7 @@ def test_other_classes_are_refused_and_the_mean_image_is_that_of_training(
     bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    run = Path(shutil.copytree(bold.folder, tmp_path / "run"))
+    run = Path(shutil.copytree(bold.folder, tmp_path / "run", ignore=shutil.ignore_patterns(FILE)))
     other = Path(shutil.copytree(folder / "data" / "small", tmp_path / "other"))
     file = other / "manifest.json"
     content = json.loads(file.read_text())
