@@ -67,6 +67,12 @@ def _connect(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Batches that every column has copied leave the object store at once, not with the next second's sweep.
     os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
+    # A call to an actor whose connection broke fails when the cluster says why, but after half a second at most; Ray waits for a
+    # second, and looks once a second whether that is over. Enough for a killed process, whose end Ray tells at once.
+    os.environ.setdefault("RAY_timeout_ms_task_wait_for_death_info", "500")
+    os.environ.setdefault("RAY_core_worker_internal_heartbeat_ms", "200")
+    # For the private Ray; ray_cluster.yaml says why.
+    os.environ.setdefault("RAY_raylet_death_check_interval_milliseconds", "200")
     if address is None:
         # Stay on loopback: nobody else has business with a private Ray, and laptops change address under way. The switch
         # is named after the systems where this is the default.

@@ -1,7 +1,7 @@
 """Watches a worker group to its end: passes on what it reports, and notices when an actor dies or nothing moves any more."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import ray
@@ -115,7 +115,7 @@ class Supervisor:
         if not told and not died:
             # Columns that have lost the connection to another one; the cluster takes longer to say that a node is gone.
             failures, told, died = self._failures(running, NODE_DEATH_SECONDS)
-        self._poll()
+        self._poll(0.5, without=[rank for rank, _ in died])
         rank, error = (died or told or failures)[0]
         about = self._group.about[rank]
         who = f"{about['name']} (pid {about['pid']} on {about['node']})"
@@ -146,16 +146,22 @@ class Supervisor:
                 return failures, told, died
             time.sleep(0.05)
 
-    def _poll(self, wait_seconds: float = 1.0) -> None:
-        """Fetch progress, new reports and messages; an actor that does not answer now is asked again next time."""
+    def _poll(self, wait_seconds: float = 1.0, without: Collection[int] = ()) -> None:
+        """Fetch progress, new reports and messages; an actor that does not answer now is asked again next time.
+
+        without: ranks that are dead, as far as is known.
+        """
         mesh = self._group.plan.mesh
-        asked = [
-            column.status.remote(self._reports_seen[rank], self._messages_seen[mesh.replica(rank)])
+        asked = {
+            column.status.remote(self._reports_seen[rank], self._messages_seen[mesh.replica(rank)]): rank
             for rank, column in enumerate(self._group.columns)
-        ]
-        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=wait_seconds)
-        for rank in sorted(asked.index(reference) for reference in ready if _failure(reference) is None):
-            status = ray.get(asked[rank])
+            if rank not in without
+        }
+        if not asked:
+            return
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=wait_seconds)
+        for reference in sorted((one for one in ready if _failure(one) is None), key=asked.__getitem__):
+            rank, status = asked[reference], ray.get(reference)
             self.watchdog.heard(rank, status.progress)
             self._reports_seen[rank] += len(status.reports)
             if rank == mesh.first_rank(mesh.replica(rank)):

@@ -205,6 +205,7 @@ def test_wrong_fields_of_kuberay_are_found() -> None:
 def test_workarounds_are_in_every_file(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     for setting in (
+        "RAY_raylet_death_check_interval_milliseconds",
         "RAY_free_objects_period_milliseconds",
         "RAY_USAGE_STATS_ENABLED",
         "RAY_health_check_failure_threshold",

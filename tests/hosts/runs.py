@@ -22,7 +22,10 @@ HEALTH = (
     "RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000 "
     "RAY_health_check_failure_threshold=3"
 )
-COMMON = "unset OMP_NUM_THREADS; export RAY_USAGE_STATS_ENABLED=0 RAY_free_objects_period_milliseconds=0"
+COMMON = (
+    "unset OMP_NUM_THREADS; export RAY_USAGE_STATS_ENABLED=0 RAY_free_objects_period_milliseconds=0 "
+    "RAY_raylet_death_check_interval_milliseconds=200"
+)
 WORKERS = ("w1", "w2")
 DATA_HOST = "w3"
 """It has room for data workers, and none for columns."""

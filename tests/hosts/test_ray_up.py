@@ -18,13 +18,16 @@ pytestmark = [pytest.mark.hosts, pytest.mark.slow]
 NODES = """
 import json, sys, time, ray
 ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+wanted, lost = int(sys.argv[1]), int(sys.argv[2])
 end = time.monotonic() + 60
 while True:
-    alive = {node["NodeManagerAddress"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    if len(alive) == int(sys.argv[1]) or time.monotonic() > end:
+    nodes = ray.nodes()
+    alive = {node["NodeManagerAddress"]: node["Resources"] for node in nodes if node["Alive"]}
+    dead = [node["NodeManagerAddress"] for node in nodes if not node["Alive"]]
+    if (len(alive) == wanted and len(dead) == lost) or time.monotonic() > end:
         break
     time.sleep(0.5)
-print("nodes " + json.dumps(alive))
+print("nodes " + json.dumps([alive, dead]))
 """
 LEAVE_SECONDS = 100
 """After `ray down` workers leave by themselves: half a minute, and the time that it takes to look and to stop."""
@@ -44,13 +47,14 @@ class Cluster:
         print(f"{time.monotonic() - self.started:6.1f} s: `{command[:60]}` took {time.monotonic() - began:.1f} s")
         return output
 
-    def nodes(self, wanted: int) -> dict[str, dict[str, float]]:
-        """Resources of living nodes by host, when there are as many as wanted or after a minute."""
-        output = self.hosts.exec("head", "python", "-c", NODES, str(wanted), seconds=90)
+    def nodes(self, wanted: int, lost: int = 0) -> tuple[dict[str, dict[str, float]], list[str]]:
+        """(resources of living nodes by host, hosts of dead nodes), when there are as many as asked or after a minute."""
+        output = self.hosts.exec("head", "python", "-c", NODES, str(wanted), str(lost), seconds=90)
         [line] = [line for line in output.splitlines() if line.startswith("nodes ")]
-        print(f"{time.monotonic() - self.started:6.1f} s: {wanted} nodes")
         names = {self.hosts.address(name): name for name in self.hosts.names}
-        return {names[address]: resources for address, resources in json.loads(line.removeprefix("nodes ")).items()}
+        alive, dead = json.loads(line.removeprefix("nodes "))
+        print(f"{time.monotonic() - self.started:6.1f} s: {len(alive)} nodes, {len(dead)} dead")
+        return {names[address]: resources for address, resources in alive.items()}, [names[address] for address in dead]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def cluster(make_hosts: Callable[..., Hosts], tmp_path_factory: pytest.TempPathF
 
 
 def test_all_hosts_join_with_what_their_profiles_say(cluster: Cluster) -> None:
-    nodes = cluster.nodes(3)
+    nodes, _ = cluster.nodes(3)
     assert {host: (found.get("CPU", 0), found.get("GPU", 0)) for host, found in nodes.items()} == {
         "head": (0, 0),
         "w1": (2, 2),
@@ -156,8 +160,9 @@ def test_actors_compute_with_as_many_threads_as_they_have_cpus(cluster: Cluster)
 def test_worker_whose_ray_was_killed_is_back_soon_and_once(cluster: Cluster) -> None:
     before = cluster.hosts.exec("w1", "pgrep", "-x", "raylet")
     cluster.hosts.exec("w1", "pkill", "-KILL", "-x", "raylet")
-    assert set(cluster.nodes(2)) == {"head", "w2"}
-    assert set(cluster.nodes(3)) == {"head", "w1", "w2"}
+    # It may be back before anyone has seen it away, so what tells is the node that Ray holds for dead.
+    alive, dead = cluster.nodes(3, lost=1)
+    assert set(alive) == {"head", "w1", "w2"} and dead == ["w1"]
     after = cluster.hosts.exec("w1", "pgrep", "-x", "raylet").split()
     assert len(after) == 1 and after != before.split()
     assert len([line for line in cluster.hosts.processes("w1").values() if "worker.sh --loop" in line]) == 1
