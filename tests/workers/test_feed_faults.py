@@ -2,12 +2,13 @@
 
 import asyncio
 import gc
+import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ObjectLostError, WorkerCrashedError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError, WorkerCrashedError
 
 from configs.errors import UserError
 from tests.workers.played import PlayedWorker, answer, counts, opened, program, requests, run
@@ -59,6 +60,40 @@ def test_a_worker_that_stays_dead_holds_up_nothing() -> None:
         for number in range(len(requests())):
             await feed.get(number, 0)
         assert len(dead.asked) == 3, "its share of the first window, and nothing in the next seconds"
+
+    run(test())
+
+
+def cannot_start(request: Request) -> dict[str, Any]:
+    try:
+        raise UserError("no data set there")
+    except UserError as error:
+        raise ActorDiedError(RayTaskError("__init__", traceback.format_exc(), error)) from None
+
+
+def test_a_worker_that_cannot_start_again_is_told_once_and_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESTART_SECONDS", 0.0)
+
+    async def test() -> None:
+        broken = PlayedWorker(cannot_start)
+        feed = await opened({"broken": broken, "living": PlayedWorker(answer, 0.02)}, window=6)
+        for number in range(len(requests())):
+            await feed.get(number, 0)
+        assert len(broken.asked) == 3, "its share of the first window"
+        messages, counted = await feed.status(0)
+        assert messages == [
+            "broken cannot start again, and others do its work: configs.errors.UserError: no data set there"
+        ]
+        assert counted["repeated"] == 3 and counted["batches"] == len(requests())
+
+    run(test())
+
+
+def test_when_no_worker_can_start_it_ends_with_the_reason() -> None:
+    async def test() -> None:
+        feed = await opened({"a": PlayedWorker(cannot_start), "b": PlayedWorker(cannot_start)}, window=2)
+        with pytest.raises(UserError, match=r"cannot start, and no other data worker is left: .*no data set there"):
+            await feed.get(0, 0)
 
     run(test())
 

@@ -110,12 +110,12 @@ class Feed:
             self._counts["batches_held"] = max(self._counts["batches_held"], len(self._made))
 
     async def _make(self, request: Request) -> Any:
-        """A reference to the finished batch. Raises the data worker's own error, UserError if too many images are damaged, or
-        RuntimeError after many deaths."""
+        """A reference to the finished batch. Raises the data worker's own error, UserError if too many images are damaged or no
+        data worker can start, or RuntimeError after many deaths."""
         cause: Exception | None = None
         for _ in range(MOST_TRIES):
             # A dead worker has the fewest requests; it gets new ones if nobody else lives.
-            name = min(self._busy, key=lambda worker: (self._died_lately(worker), self._busy[worker]))
+            name = min(self._workers, key=lambda worker: (self._died_lately(worker), self._busy[worker]))
             self._busy[name] += 1
             try:
                 worker = self._workers[name]
@@ -124,7 +124,10 @@ class Feed:
                 batch = await reference
             except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
                 cause = error
-                self._note_death(name)
+                if isinstance(error, RayActorError) and error.actor_init_failed:
+                    self._give_up(name, error)
+                else:
+                    self._note_death(name)
                 await asyncio.sleep(self._pause_seconds())
             else:
                 self._counts["batches"] += 1
@@ -152,6 +155,17 @@ class Feed:
                 f"data.max_corrupt_records={self._max_corrupt_records:,}. Restore the shards from a copy, make the data set "
                 "again with `python -m cluster.prepare ... --overwrite`, or raise that number"
             )
+
+    def _give_up(self, name: str, error: RayActorError) -> None:
+        """A worker whose constructor raised: Ray does not start it again. Raises UserError if it was the last one."""
+        self._counts["repeated"] += 1
+        if name not in self._workers:
+            return  # another of its requests was first
+        why = str(error).strip().splitlines()[-1].strip()
+        if len(self._workers) == 1:
+            raise UserError(f"{name} cannot start, and no other data worker is left: {why}")
+        self._workers = {other: worker for other, worker in self._workers.items() if other != name}
+        self._messages.append(f"{name} cannot start again, and others do its work: {why}")
 
     def _note_death(self, name: str) -> None:
         """One message per death, however many of the worker's requests it takes along."""
