@@ -18,7 +18,7 @@ from cluster.dataset import check_classes
 from cluster.evaluations import ERRORS, keep
 from cluster.network import LoadedNetwork, find_run, load_run
 from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
-from cluster.report.groups import overrides
+from cluster.settings import overrides
 from configs.errors import UserError
 from configs.loader import load
 

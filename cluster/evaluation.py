@@ -16,7 +16,7 @@ from cluster.plan import local_cpus, local_gpus, make_plan
 from cluster.prediction import check_json_file
 from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import cluster_address, ray_session
-from cluster.report.groups import overrides
+from cluster.settings import overrides
 from cluster.signals import StopSignals
 from configs.errors import UserError
 from configs.loader import load

@@ -8,8 +8,9 @@ from functools import cache
 from typing import Literal
 
 from cluster.paper import CHANGES, Change
-from cluster.report.groups import ALIKE, Difference, Group, differences, without
+from cluster.report.groups import Group
 from cluster.report.records import Measured, RunRecord
+from cluster.settings import ALIKE, Difference, differences, without
 from configs.loader import load, to_dict
 
 BESIDE = ("schedule", "train.epochs", "augment.colour_noise.until_epoch", "network.lrn", "network.spatial_lrn")

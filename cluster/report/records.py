@@ -169,20 +169,22 @@ def _read(given: Path, label: str) -> RunRecord:
         wall_seconds=wall + last - begun,
         classes=config.network.classes,
         fingerprint=None if facts is None else facts.fingerprint,
-        source=_source(config),
+        source=_source(config, None if facts is None else facts.fingerprint),
     )
 
 
-def _source(config: Config) -> str:
+def _source(config: Config, fingerprint: str | None) -> str:
     from workers.data.manifest import Manifest
     from workers.data.storage import is_url
 
     if is_url(config.data.path):
         return ""
     try:
-        return Manifest.load(Path(config.data.path)).source
+        manifest = Manifest.load(Path(config.data.path))
     except UserError:
         return ""
+    # Another data set may be there by now.
+    return manifest.source if fingerprint in (None, manifest.fingerprint) else ""
 
 
 def _measured(report: dict[str, Any], views: Literal[1, 10]) -> Measured:

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from cluster.report import ablations, tables
-from cluster.report.groups import group_runs, overrides
+from cluster.report.groups import group_runs
 from cluster.report.records import RunRecord
 from cluster.report.sections import ablations_section
+from cluster.settings import overrides
 from configs.loader import load
 from tests.cluster.report.made_up import make_run, records, ten_views
+from tests.data.made_up import many_rows
+from workers.data.facts import DataFacts
+from workers.data.manifest import Manifest
 
 IMAGES = 50_000
 
@@ -95,3 +99,13 @@ def test_ensembles_are_those_of_the_tables_rows_alone(tmp_path: Path) -> None:
     two = together(7, 0.37, **seven, pretrained=[False] * 5 + [True] * 2)
     assert ours([imagenet(tmp_path, "c", [none, unsaid])], "7 CNNs*")[0] is None
     assert ours([imagenet(tmp_path, "d", [two, none])], "7 CNNs*")[0] == 0.37
+
+
+def test_the_source_is_that_of_the_data_that_were_trained_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    many_rows(data, 8)
+    run = make_run(tmp_path, "a", f"data.path={data}")
+    DataFacts.of(Manifest.load(data), data).keep(run)
+    assert records(run)[0].source == "a test"
+    replace(Manifest.load(data), source="another").write(data)
+    assert records(run)[0].source == ""
