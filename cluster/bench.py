@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         "--precision", choices=["fp32", "tf32", "bf16"], default="fp32", help="of all contenders in step and columns"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="step: also with compute.compile, which is slow to start"
+        "--compile", action="store_true", help="step: also both networks under torch.compile, slow to start"
     )
     parser.add_argument(
         "--width", type=float, default=1.0, metavar="SHARE", help="plan: of original.yaml's maps and units (default 1)"

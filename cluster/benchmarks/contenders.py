@@ -71,9 +71,16 @@ def stock() -> nn.Module:
 
 
 def stock_step(
-    images: Tensor, labels: Tensor, layout: torch.memory_format, precision: Precision = "fp32"
+    images: Tensor,
+    labels: Tensor,
+    layout: torch.memory_format,
+    precision: Precision = "fp32",
+    *,
+    compiled: bool = False,
 ) -> Callable[[], None]:
     model = in_layout(stock().to(images.device), layout)
+    if compiled:
+        model.compile()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
     images = images.contiguous(memory_format=layout)
 
@@ -129,6 +136,7 @@ def make(name: str, batch: int, device: str, precision: Precision = "fp32") -> C
     return {
         "stock": lambda: stock_step(images, labels, torch.contiguous_format, precision),
         "stock channels_last": lambda: stock_step(images, labels, torch.channels_last, precision),
+        "stock compiled": lambda: stock_step(images, labels, torch.channels_last, precision, compiled=True),
         "ours": lambda: our_step(images, labels, precision=precision),
         "ours compiled": lambda: our_step(images, labels, precision=precision, compiled=True),
         "ours without norms": lambda: our_step(images, labels, precision=precision, norms=False),

@@ -23,13 +23,14 @@ FLOP_PER_IMAGE = 6 * 724_406_816 - 2 * 105_415_200
 
 def steps(batch: int, rounds: int, threads: int, device: str, precision: str, compiled: bool) -> dict[str, Any]:
     """One training step of the whole network in one process, beside the speed of a plain large matrix product."""
-    names = ["stock", "stock channels_last", "ours", *(["ours compiled"] if compiled else []), "ours without norms"]
+    stock = ["stock", "stock channels_last", *(["stock compiled"] if compiled else [])]
+    names = [*stock, "ours", *(["ours compiled"] if compiled else []), "ours without norms"]
     with _Processes(names, batch, dict.fromkeys(names, threads), device, precision) as processes:
         product = _matrix_product(threads, device, precision)
         turns: dict[str, Callable[[], float]] = {**processes.turns(), "matrix product": product}
         times = interleave(turns, rounds)
     print(f"\ntraining step, batch {batch} at 224, {threads} thread(s), {device}, {precision}")
-    best = min(("stock", "stock channels_last"), key=lambda name: statistics.median(times[name]))
+    best = min(stock, key=lambda name: statistics.median(times[name]))
     show({name: times[name] for name in names}, best, images=batch)
     ceiling = 2 * 4096**3 / statistics.median(times["matrix product"]) / FLOP_PER_IMAGE
     reached = batch / statistics.median(times["ours"]) / ceiling
