@@ -28,9 +28,15 @@ class Files(Dataset[tuple[int, Tensor]]):
 class Plain(Peer):
     """Option `crops_only`: uint8 crops and nothing more."""
 
+    persistent = False
+    """Whether workers stay from one epoch to the next; by default they end."""
+
     def open(self, state: Any) -> None:
         files = Files(self.material, crops_only=bool(self.options.get("crops_only")))
-        self._loader: Any = DataLoader(files, batch_size=self.batch, shuffle=True, num_workers=self.workers)
+        keep = self.persistent and self.workers > 0
+        self._loader: Any = DataLoader(
+            files, batch_size=self.batch, shuffle=True, num_workers=self.workers, persistent_workers=keep
+        )
 
     def epoch(self) -> Iterator[Batch]:
         for ids, images in self._loader:
@@ -41,6 +47,10 @@ class Plain(Peer):
 
     def close(self) -> None:
         del self._loader
+
+
+class Persistent(Plain):
+    persistent = True
 
 
 class Stateful(Plain):

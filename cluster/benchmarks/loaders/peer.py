@@ -55,6 +55,7 @@ FOLDER = "cluster.benchmarks.loaders"
 PEERS = {
     "ours": (f"{FOLDER}.ours", "Ours", "", ""),
     "DataLoader": (f"{FOLDER}.dataloader", "Plain", "torch", "torch"),
+    "persistent": (f"{FOLDER}.dataloader", "Persistent", "torch", "torch"),
     "torchdata": (f"{FOLDER}.dataloader", "Stateful", "torchdata", "torchdata"),
     "Ray Data": (f"{FOLDER}.raydata", "RayData", "pandas", "ray[data]"),
     "WebDataset": (f"{FOLDER}.webtar", "WebTar", "webdataset", "webdataset"),
