@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.console import print_plan
-from cluster.paper import CHANGES, Change
+from cluster.paper import CHANGES, OVERFITTING, Change
 from cluster.reproduce.comparison import Noise, mean, pooled, spread, verdict
 from cluster.reproduce.variations import FULL, VARIATIONS
 from configs.errors import UserError
 
 KINDS = ("top1_error", "top5_error")
+TABLE_WIDTH = 150
+"""Characters; the longest names and verdicts fit on one line."""
 Found = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Evaluations by network and number of views, as `cluster.reproduce.ablations.evaluated`."""
 
@@ -41,10 +43,19 @@ def compare(found: Found, views: int, kind: str) -> dict[str, Cell]:
     return {name: _cell(name, errors, noise, kind) for name in errors}
 
 
+def compare_overfitting(overfitting: Mapping[str, Sequence[float]]) -> dict[str, Cell]:
+    """A cell for each network: by how much the error on the validation set lies above that in training, in percent."""
+    gaps = {name: [100 * one for one in by_seed] for name, by_seed in overfitting.items()}
+    noise = pooled(gaps)
+    return {name: _cell(name, gaps, noise, "overfitting") for name in gaps}
+
+
 def _cell(name: str, errors: Mapping[str, list[float]], noise: Noise | None, kind: str) -> Cell:
     own, full = errors[name], errors.get(FULL)
     known = CHANGES.get(name, Change())
-    paper = known.top1 if kind == "top1_error" else known.top5
+    if (known.said == OVERFITTING) != (kind == "overfitting"):
+        known = Change()  # that is no claim about this
+    paper = known.top5 if kind == "top5_error" else known.top1
     difference = limit = None
     told = ""
     if full and name != FULL:
@@ -74,14 +85,22 @@ def ensemble(found: Found) -> dict[str, float] | None:
     return numbers
 
 
-def tell_and_write(out: Path, found: Found, diverged: Sequence[str] = ()) -> None:
+def tell_and_write(
+    out: Path, found: Found, overfitting: Mapping[str, Sequence[float]], diverged: Sequence[str] = ()
+) -> None:
     """Print the tables, and write ablations.json and ablations.png into `out`. Raises UserError if that cannot be written.
 
+    overfitting: of each seed of each network, as `cluster.reproduce.ablations.overfits_by`.
     diverged: names of runs whose loss was no number in the end; they are in no mean.
     """
     cells = {(views, kind): compare(found, views, kind) for views in (1, 10) for kind in KINDS}
     seeds = {name: len(by_views[1]["members"]) for name, by_views in found.items()}
-    _print(cells, seeds)
+    for (views, kind), by_name in cells.items():
+        what = f"{'top-1' if kind == 'top1_error' else 'top-5'} error, {'ten views' if views == 10 else 'centre'}"
+        _print(f"{what}, percent", "worse by", by_name, seeds)
+    gaps = compare_overfitting(overfitting)
+    title = "overfitting: top-1 error on the validation set (centre) less that in the last epoch of training"
+    _print(title, "more by", gaps, seeds, claims_overfitting=True)
     if diverged:
         print(f"diverged, and so in no mean: {', '.join(diverged)}")
     together = ensemble(found)
@@ -97,6 +116,7 @@ def tell_and_write(out: Path, found: Found, diverged: Sequence[str] = ()) -> Non
                 "source": CHANGES.get(name, Change()).source,
                 "paper": CHANGES.get(name, Change()).said or None,
                 **{f"{kind}_views{views}": asdict(by_name[name]) for (views, kind), by_name in cells.items()},
+                "overfitting": asdict(gaps[name]),
             }
             for name in found
         },
@@ -111,27 +131,31 @@ def tell_and_write(out: Path, found: Found, diverged: Sequence[str] = ()) -> Non
     print_plan([("JSON", str(json_file)), ("PNG", str(png))])
 
 
-def _print(cells: Mapping[tuple[int, str], Mapping[str, Cell]], seeds: Mapping[str, int]) -> None:
-    for (views, kind), by_name in cells.items():
-        what = f"{'top-1' if kind == 'top1_error' else 'top-5'} error, {'ten views' if views == 10 else 'centre'}"
-        table = Table(title=f"{what}, percent", title_justify="left")
-        for heading in ("network", "seeds", "mean", "spread", "worse by", "by chance", "paper"):
-            table.add_column(heading, justify="left" if heading == "network" else "right")
-        table.add_column("verdict")
-        for name, cell in by_name.items():
-            said = CHANGES.get(name, Change()).said
-            paper = said if said and cell.difference is not None else _signed(cell.paper)
-            table.add_row(
-                VARIATIONS[name].what,
-                str(seeds[name]),
-                f"{cell.mean:.2f}",
-                "" if cell.spread is None else f"{cell.spread:.2f}",
-                _signed(cell.difference),
-                "" if cell.limit is None else f"±{cell.limit:.2f}",
-                paper,
-                cell.verdict,
-            )
-        Console(highlight=False).print(table)
+def _print(
+    title: str, worse: str, cells: Mapping[str, Cell], seeds: Mapping[str, int], *, claims_overfitting: bool = False
+) -> None:
+    """claims_overfitting: whether the paper's claims are those about overfitting, or those about errors."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("network", "seeds", "mean", "spread", worse, "by chance", "paper"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    table.add_column("verdict")
+    for name, cell in cells.items():
+        said = CHANGES.get(name, Change()).said
+        if (said == OVERFITTING) != claims_overfitting or cell.difference is None:
+            said = ""
+        table.add_row(
+            VARIATIONS[name].what,
+            str(seeds[name]),
+            f"{cell.mean:.2f}",
+            "" if cell.spread is None else f"{cell.spread:.2f}",
+            _signed(cell.difference),
+            "" if cell.limit is None else f"±{cell.limit:.2f}",
+            said or _signed(cell.paper),
+            cell.verdict,
+        )
+    # Wide enough for its words even where output is no terminal.
+    console = Console(highlight=False)
+    Console(highlight=False, width=max(console.width, TABLE_WIDTH)).print(table)
 
 
 def _print_ensemble(numbers: Mapping[str, float], seeds: int) -> None:
@@ -163,6 +187,6 @@ def _draw(cells: Mapping[str, Cell], file: Path) -> None:
     papers = [(cell.paper, VARIATIONS[name].what) for name, cell in shown.items() if cell.paper is not None]
     axes.plot([paper for paper, _ in papers], [label for _, label in papers], "x", color="black", label="paper")
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="top-1 error with ten views, percentage points worse than the full network")
+    axes.set(xlabel="top-1 error with ten views,\npercentage points worse than the full network")
     axes.legend()
     figure.savefig(file, dpi=150)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from cluster.console import print_plan
 from cluster.reproduce.series import Series, Wanted, has_diverged, result_of
 from cluster.reproduce.variations import FULL, VARIATIONS
+from cluster.run_state import read_log
 from configs.errors import UserError
 from configs.loader import load
 
@@ -108,8 +109,22 @@ def run_ablations(wanted: Ablations, *, plan_only: bool = False, table_only: boo
         raise UserError(f"no run in {wanted.out} is complete; leave out --table to train them")
     from cluster.reproduce.ablation_table import tell_and_write
 
-    tell_and_write(wanted.out, found, diverged)
+    overfitting = {name: [overfits_by(run) for run in wanted.complete(name)] for name in found}
+    tell_and_write(wanted.out, found, overfitting, diverged)
     return 0
+
+
+def overfits_by(run: Path) -> float:
+    """How far the error on the validation set (top-1, centre) lies above that in the last epoch of training, 0 to 1.
+
+    Below 0 where dropout, crops and colour noise make training the harder of the two.
+    """
+    result = result_of(run)
+    assert result is not None, f"{run} is not complete"
+    reports = [report for report in read_log(run / "log.jsonl") if report["kind"] == "train"]
+    last = [report for report in reports if report["epoch"] > reports[-1]["epoch"] - 1]
+    wrong = sum(report["top1_error"] * report["images"] for report in last)
+    return float(result["validation"]["top1_error"]) - wrong / sum(report["images"] for report in last)
 
 
 def evaluated(wanted: Ablations, name: str) -> dict[int, Errors]:

@@ -65,6 +65,11 @@ def test_runs_table_and_once_more(little: Path, tmp_path: Path, capsys: pytest.C
     assert members[0]["top1_error"] == pytest.approx(
         json.loads((out / "all-0" / "result.json").read_text())["validation"]["top1_error"]
     )
+    reports = [json.loads(line) for line in (out / "no_dropout-0" / "log.jsonl").read_text().splitlines()]
+    wrong = [(one["top1_error"] * one["images"], one["images"]) for one in reports if one["kind"] == "train"]
+    tested = json.loads((out / "no_dropout-0" / "result.json").read_text())["validation"]["top1_error"]
+    in_training = sum(errors for errors, _ in wrong) / sum(images for _, images in wrong)  # of its only epoch
+    assert content["networks"]["no_dropout"]["overfitting"]["mean"] == pytest.approx(100 * (tested - in_training))
     logs = {path: path.read_bytes() for path in out.glob("*/log.jsonl")}
     assert main(words) == 0
     assert "3 of them complete" in capsys.readouterr().out

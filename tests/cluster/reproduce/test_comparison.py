@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.reproduce.ablation_table import compare, ensemble, tell_and_write
+from cluster.reproduce.ablation_table import compare, compare_overfitting, ensemble, tell_and_write
 from cluster.reproduce.comparison import pooled, spread, verdict
 
 
@@ -55,6 +55,14 @@ FOUND = {
     "no_crops": evaluation_of(0.60, 0.61),
     "no_colour_noise": evaluation_of(0.41, 0.42),
     "tanh": evaluation_of(0.30, 0.31),
+    "one_gpu": evaluation_of(0.45, 0.46),
+}
+OVERFITTING = {
+    "all": [-0.02, -0.02, -0.03],
+    "no_crops": [0.08, 0.07],
+    "no_colour_noise": [-0.02, -0.03],
+    "tanh": [0.08, 0.07],
+    "one_gpu": [0.08, 0.07],
 }
 
 
@@ -63,12 +71,24 @@ def test_differences_are_to_the_full_network_in_points() -> None:
     assert cells["all"].difference is None and cells["all"].verdict == ""
     assert cells["all"].mean == pytest.approx(41.0)
     assert cells["no_crops"].difference == pytest.approx(19.5)
-    assert cells["no_crops"].verdict == "visible, as in the paper"
-    assert cells["no_crops"].paper is None, "it has no number"
+    assert cells["no_crops"].verdict == "visible", "the paper says that it overfits, which is another thing"
+    assert cells["one_gpu"].verdict == "visible, as in the paper" and cells["one_gpu"].paper == 1.7
     assert cells["no_colour_noise"].verdict == "within the noise of seeds"
     assert cells["tanh"].verdict == "visible", "the paper says nothing of its error in the end"
     assert compare(FOUND, 1, "top1_error")["tanh"].mean == pytest.approx(32.5)
     assert compare({"tanh": FOUND["tanh"]}, 1, "top1_error")["tanh"].difference is None
+
+
+def test_claims_of_overfitting_are_judged_by_overfitting_alone() -> None:
+    cells = compare_overfitting(OVERFITTING)
+    assert cells["no_crops"].difference == pytest.approx(7.5 + 7 / 3)
+    assert {name: cell.verdict for name, cell in cells.items()} == {
+        "all": "",
+        "no_crops": "visible, as in the paper",
+        "no_colour_noise": "within the noise of seeds",
+        "tanh": "visible",
+        "one_gpu": "visible",
+    }
 
 
 def test_ensemble_beside_its_members() -> None:
@@ -85,10 +105,11 @@ def test_table_json_and_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    tell_and_write(tmp_path, FOUND)
+    tell_and_write(tmp_path, FOUND, OVERFITTING)
     printed = capsys.readouterr().out
     assert "no crops, no mirror images" in printed and "+19.50" in printed
     content = json.loads((tmp_path / "ablations.json").read_text())
-    assert content["seeds"] == {"all": 3, "no_crops": 2, "no_colour_noise": 2, "tanh": 2}
+    assert content["seeds"] == {"all": 3, "no_crops": 2, "no_colour_noise": 2, "tanh": 2, "one_gpu": 2}
+    assert content["networks"]["no_crops"]["overfitting"]["mean"] == pytest.approx(7.5)
     assert content["networks"]["tanh"]["top1_error_views10"]["difference"] == pytest.approx(-10.5)
     assert (tmp_path / "ablations.png").read_bytes().startswith(b"\x89PNG")
