@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.console import print_table
 from configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ def class_tables(names: Sequence[str], classes: list[dict[str, Any]]) -> None:
 
 
 def _table(title: str, names: Sequence[str], classes: list[dict[str, Any]], shown: list[int]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -48,7 +48,7 @@ def _table(title: str, names: Sequence[str], classes: list[dict[str, Any]], show
             f"{found['top5_error']:.1%}",
             Text("" if other is None else f"{names[other[0]]} ({other[1]:,})"),
         )
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def check_picture(path: Path) -> None:

@@ -124,6 +124,13 @@ def print_plan(lines: Iterable[tuple[str, str]]) -> None:
     sys.stdout.flush()
 
 
+def print_table(table: Table, least_width: int = 0) -> None:
+    """least_width: characters that it may take even where a terminal is narrower, or output is none."""
+    console = RichConsole(highlight=False)
+    console.width = max(console.width, least_width)
+    console.print(table)
+
+
 def errors_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
     """Rows of (what, errors) as a table of percentages."""
     table = Table()
@@ -137,7 +144,7 @@ def errors_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
             f"{errors['top1_error']:.2%}",
             f"{errors['top5_error']:.2%}",
         )
-    RichConsole(highlight=False).print(table)
+    print_table(table)
 
 
 @contextmanager

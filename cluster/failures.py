@@ -1,6 +1,6 @@
 """What went wrong in an actor, in words."""
 
-from configs.errors import UserError
+from configs.errors import UserError, last_raised
 
 
 class RunFailed(Exception):  # noqa: N818 - it says what happened, not which error
@@ -28,8 +28,5 @@ def explain(error: BaseException) -> str:
     if isinstance(cause, UserError | FloatingPointError | OSError):
         return str(cause)
     if isinstance(cause, ActorDiedError | RayActorError):
-        # An actor whose constructor raised: the last line of the traceback in Ray's message says what.
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        raised = [line for line in lines if line.startswith(("configs.errors.", "ray::")) or "Error: " in line]
-        return raised[-1] if raised else " ".join(lines[:1])
+        return last_raised(str(cause))  # an actor whose constructor raised: Ray's message has the traceback
     return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else 'no message'}"

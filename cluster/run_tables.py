@@ -5,10 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console as RichConsole
 from rich.table import Table
 
-from cluster.console import clock, errors_line, print_plan
+from cluster.console import clock, errors_line, print_plan, print_table
 from cluster.run_state import RunState, find_runs, read_run, settings_of
 from cluster.totals import total_lines
 from configs.errors import UserError
@@ -37,7 +36,7 @@ def list_runs(folder: str, *, as_json: bool) -> int:
     now = time.time()
     for run in runs:
         table.add_row(run.path.name, run.state, *_numbers(run), _ago(run, now), _where(run))
-    RichConsole(highlight=False).print(table)
+    print_table(table)
     return 0
 
 

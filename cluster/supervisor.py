@@ -115,6 +115,7 @@ class Supervisor:
         if not told and not died:
             # Columns that have lost the connection to another one; the cluster takes longer to say that a node is gone.
             failures, told, died = self._failures(running, NODE_DEATH_SECONDS)
+        # What the others still have to say; those that died with it, and are not known to have, do not answer.
         self._poll(0.5, without=[rank for rank, _ in died])
         rank, error = (died or told or failures)[0]
         about = self._group.about[rank]

@@ -6,3 +6,12 @@ class UserError(Exception):
 
     Entry points print the message without a traceback and exit with code 2.
     """
+
+
+def last_raised(text: str) -> str:
+    """The line of a traceback that says what was raised in the end, a UserError without its name; if `text` has none, its first
+    line."""
+    name = f"{UserError.__module__}.{UserError.__name__}: "
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if line.startswith((name, "ray::")) or "Error: " in line]
+    return raised[-1].removeprefix(name) if raised else "".join(lines[:1])

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from cluster.console import print_plan
+from cluster.console import print_plan, print_table
 from cluster.paper import CHANGES, OVERFITTING, Change
 from cluster.reproduce.comparison import Noise, mean, pooled, spread, verdict
 from cluster.reproduce.variations import FULL, VARIATIONS
@@ -33,6 +32,8 @@ class Cell:
     limit: float | None
     """What chance alone explains of the difference."""
     paper: float | None
+    paper_in_words: str
+    """What the paper says where it has no number; else the number. Empty if it says nothing."""
     verdict: str
 
 
@@ -55,7 +56,7 @@ def _cell(name: str, errors: Mapping[str, list[float]], noise: Noise | None, kin
     known = CHANGES.get(name, Change())
     if (known.said == OVERFITTING) != (kind == "overfitting"):
         known = Change()  # that is no claim about this
-    paper = known.top5 if kind == "top5_error" else known.top1
+    paper, words = (known.top5, known.in_words[1]) if kind == "top5_error" else (known.top1, known.in_words[0])
     difference = limit = None
     told = ""
     if full and name != FULL:
@@ -68,6 +69,7 @@ def _cell(name: str, errors: Mapping[str, list[float]], noise: Noise | None, kin
         difference=difference,
         limit=limit,
         paper=None if known.said else paper,
+        paper_in_words=words,
         verdict=told,
     )
 
@@ -100,7 +102,7 @@ def tell_and_write(
         _print(f"{what}, percent", "worse by", by_name, seeds)
     gaps = compare_overfitting(overfitting)
     title = "overfitting: top-1 error on the validation set (centre) less that in the last epoch of training"
-    _print(title, "more by", gaps, seeds, claims_overfitting=True)
+    _print(title, "more by", gaps, seeds)
     if diverged:
         print(f"diverged, and so in no mean: {', '.join(diverged)}")
     together = ensemble(found)
@@ -131,18 +133,12 @@ def tell_and_write(
     print_plan([("JSON", str(json_file)), ("PNG", str(png))])
 
 
-def _print(
-    title: str, worse: str, cells: Mapping[str, Cell], seeds: Mapping[str, int], *, claims_overfitting: bool = False
-) -> None:
-    """claims_overfitting: whether the paper's claims are those about overfitting, or those about errors."""
+def _print(title: str, worse: str, cells: Mapping[str, Cell], seeds: Mapping[str, int]) -> None:
     table = Table(title=title, title_justify="left")
     for heading in ("network", "seeds", "mean", "spread", worse, "by chance", "paper"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     table.add_column("verdict")
     for name, cell in cells.items():
-        said = CHANGES.get(name, Change()).said
-        if (said == OVERFITTING) != claims_overfitting or cell.difference is None:
-            said = ""
         table.add_row(
             VARIATIONS[name].what,
             str(seeds[name]),
@@ -150,12 +146,10 @@ def _print(
             "" if cell.spread is None else f"{cell.spread:.2f}",
             _signed(cell.difference),
             "" if cell.limit is None else f"±{cell.limit:.2f}",
-            said or _signed(cell.paper),
+            "" if cell.difference is None else cell.paper_in_words,
             cell.verdict,
         )
-    # Wide enough for its words even where output is no terminal.
-    console = Console(highlight=False)
-    Console(highlight=False, width=max(console.width, TABLE_WIDTH)).print(table)
+    print_table(table, TABLE_WIDTH)
 
 
 def _print_ensemble(numbers: Mapping[str, float], seeds: int) -> None:
@@ -164,7 +158,7 @@ def _print_ensemble(numbers: Mapping[str, float], seeds: int) -> None:
         table.add_column(heading, justify="right" if heading else "left")
     for row, what in (("members", "mean of the members"), ("ensemble", "ensemble")):
         table.add_row(what, *(f"{numbers[f'{kind}_{views}_{row}']:.2f}" for kind in KINDS for views in (1, 10)))
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def _signed(number: float | None) -> str:

@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from cluster.console import print_plan
+from cluster.console import print_plan, print_table
 from cluster.reproduce.search import Point, best_rate, epochs_to, error_at_end, next_rate, smoothed
 from cluster.reproduce.series import Reports, Series, Wanted, has_diverged, train_reports
 from configs.errors import UserError
@@ -212,5 +211,5 @@ def _tell(wanted: Figure1, curves: dict[str, Curve]) -> None:
         table.add_row(units, f"{curve.rate:g}", reached, f"about {PAPER[units]:g}")
     found = ratio(curves)
     table.add_row("tanh / relu", "", "not known" if found is None else f"{found:.1f}", "six times")
-    Console(highlight=False).print(table)
+    print_table(table)
     print_plan([("JSON", str(wanted.out / "figure1.json")), ("PNG", str(wanted.out / "figure1.png"))])

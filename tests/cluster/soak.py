@@ -155,7 +155,7 @@ def _left(cluster: Cluster) -> list[str]:
             [] if free == there else [f"CPUs: {free} of {there} free"]
         )
     finally:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # nodes of the cluster have been killed: its end is looked at elsewhere
             ray.shutdown()
 
 

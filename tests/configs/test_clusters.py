@@ -120,16 +120,20 @@ def test_ray_takes_the_file(file: Path) -> None:
     check_by_ray(read(file))
 
 
-@pytest.mark.parametrize("file", RAY_FILES, ids=lambda file: file.name)
 @pytest.mark.parametrize(
-    ("path", "key"),
+    ("file", "path", "key"),
     [
-        ((), "worker_start_commands"),
-        (("auth",), "ssh_key"),
-        (("provider",), None),
-        (("available_node_types", "data"), "max_worker"),
+        (file, path, key)
+        for file in RAY_FILES
+        for path, key in (
+            ((), "worker_start_commands"),
+            (("auth",), "ssh_key"),
+            (("provider",), None),
+            (("available_node_types", "data"), "max_worker"),
+        )
+        if not path or path[0] in read(file)  # machines of one's own have no types
     ],
-    ids=lambda item: str(item),
+    ids=lambda item: item.name if isinstance(item, Path) else str(item),
 )
 def test_ray_refuses_a_wrong_key(file: Path, path: tuple[str, ...], key: str | None) -> None:
     from jsonschema import ValidationError
@@ -137,8 +141,6 @@ def test_ray_refuses_a_wrong_key(file: Path, path: tuple[str, ...], key: str | N
     config = read(file)
     at = config
     for step in path:
-        if step not in at:
-            pytest.skip(f"{file.name} has no {step}")
         at = at[step]
     if key is None:
         at.pop("type")

@@ -81,9 +81,7 @@ def test_a_worker_that_cannot_start_again_is_told_once_and_asked_no_more(monkeyp
             await feed.get(number, 0)
         assert len(broken.asked) == 3, "its share of the first window"
         messages, counted = await feed.status(0)
-        assert messages == [
-            "broken cannot start again, and others do its work: configs.errors.UserError: no data set there"
-        ]
+        assert messages == ["broken cannot start again, and others do its work: no data set there"]
         assert counted["repeated"] == 3 and counted["batches"] == len(requests())
 
     run(test())
@@ -92,7 +90,7 @@ def test_a_worker_that_cannot_start_again_is_told_once_and_asked_no_more(monkeyp
 def test_when_no_worker_can_start_it_ends_with_the_reason() -> None:
     async def test() -> None:
         feed = await opened({"a": PlayedWorker(cannot_start), "b": PlayedWorker(cannot_start)}, window=2)
-        with pytest.raises(UserError, match=r"cannot start, and no other data worker is left: .*no data set there"):
+        with pytest.raises(UserError, match=r"cannot start, and no other data worker is left: no data set there"):
             await feed.get(0, 0)
 
     run(test())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
 
-from configs.errors import UserError
+from configs.errors import UserError, last_raised
 from workers.program import Item, Program, Request
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Feed:
         self._counts["repeated"] += 1
         if name not in self._workers:
             return  # another of its requests was first
-        why = str(error).strip().splitlines()[-1].strip()
+        why = last_raised(str(error))
         if len(self._workers) == 1:
             raise UserError(f"{name} cannot start, and no other data worker is left: {why}")
         self._workers = {other: worker for other, worker in self._workers.items() if other != name}

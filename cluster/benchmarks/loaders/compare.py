@@ -13,13 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.benchmarks.loaders.contender import Contender
 from cluster.benchmarks.loaders.material import make
 from cluster.benchmarks.loaders.peer import PEERS, missing
 from cluster.benchmarks.rounds import WARM_UP, interleave
+from cluster.console import print_table
 from cluster.environment import COLUMN_ENVIRONMENT
 
 BATCH, IMAGES, WORKERS = 128, 2048, 2
@@ -138,9 +138,7 @@ def _show(found: dict[str, Figures]) -> None:
     }
     for label, cell in rows.items():
         table.add_row(label, *(cell(figures) for figures in found.values()))
-    # Wide enough for all of them even where output is no terminal.
-    console = Console()
-    Console(width=max(console.width, 36 + 19 * len(found))).print(table)
+    print_table(table, 36 + 19 * len(found))
 
 
 def _lost(figures: Figures) -> str:

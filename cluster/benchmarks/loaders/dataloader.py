@@ -50,6 +50,8 @@ class Plain(Peer):
 
 
 class Persistent(Plain):
+    """Its workers stay, and begin the next epoch without a start."""
+
     persistent = True
 
 
