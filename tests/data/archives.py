@@ -16,7 +16,7 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-TEST_DATA = Path(os.environ.get("ALEXNET_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
+TEST_DATA = Path(os.environ.get("ALEXNET_TEST_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()
 PHOTOS = TEST_DATA / "imagenet-sample"
 SYNSETS = {  # ILSVRC2012's IDs 1..6: their order is not that of the WordNet IDs
     "n02119789": "kit fox, Vulpes macrotis",

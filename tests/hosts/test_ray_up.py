@@ -62,7 +62,7 @@ def cluster(make_hosts: Callable[..., Hosts], tmp_path_factory: pytest.TempPathF
     shared = tmp_path_factory.mktemp("shared")
     hosts = make_hosts(
         ["laptop", "head", "w1", "w2"],
-        visible=[shared],
+        visible=[shared, *([TEST_DATA] if TEST_DATA.is_dir() else [])],
         # GPUs that Ray takes on trust, and a head that computes nothing.
         profiles={
             "head": {"ALEXNET_RAY_OPTIONS": "--num-cpus=0"},
