@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from configs.schema import Config
 
-DATA_WORKERS_PER_GPU = 2
-"""A data worker makes about 1,500 images/s (docs/measurements.md); a GPU is taken to train at most about twice as many."""
+DATA_WORKERS_PER_GPU = {"fp32": 3}
+"""By precision. An H100 is predicted to train as many images as 2.4 CPUs decode in fp32, and as 9.5 in tf32 (docs/reproduce.md)."""
+OTHERWISE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,9 @@ def _data_workers(config: Config, nodes: Sequence[NodeDevices]) -> tuple[int, st
     if cluster.device == "cpu" or gpus < replicas:
         return 1, "one makes more images than CPUs train"
     processes = columns if gpus >= replicas * columns else 1
-    useful = DATA_WORKERS_PER_GPU * processes
+    precision = config.compute.precision
+    each = DATA_WORKERS_PER_GPU.get(precision, OTHERWISE)
+    useful = each * processes
     # Ray fills a node before it takes the next, so a node has as many replicas as its GPUs allow.
     left = []
     for node in nodes:
@@ -64,4 +67,4 @@ def _data_workers(config: Config, nodes: Sequence[NodeDevices]) -> tuple[int, st
     if room < useful:
         why = f"the node has {max(min(left, default=0), 0):g} CPU(s) per replica left, and {useful} would be useful"
         return max(room, 1), why
-    return useful, f"{DATA_WORKERS_PER_GPU} serve a GPU (1,500 images/s each) and a replica has {processes}"
+    return useful, f"{each} serve a GPU in {precision} and a replica has {processes}"

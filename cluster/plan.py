@@ -83,7 +83,7 @@ class Plan:
     @property
     def window_bytes(self) -> int:
         """The most that batches take of the object store of one replica's node."""
-        return self.config.cluster.window_batches * self.batch_bytes
+        return self.config.cluster.window * self.batch_bytes
 
     @property
     def object_store_bytes(self) -> int:
@@ -287,7 +287,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ),
         (
             "object store",
-            f"{_mb(plan.window_bytes)} per replica: {cluster.window_batches} batches of {_mb(plan.batch_bytes)}; "
+            f"{_mb(plan.window_bytes)} per replica: {cluster.window} batches of {_mb(plan.batch_bytes)}; "
             f"{_mb(plan.object_store_bytes)} if Ray is started here",
         ),
     ]

@@ -18,7 +18,7 @@ from configs.schedules import (
     Stage,
     StageSchedule,
 )
-from configs.sections import Count, CountOrAuto, Field, Fraction, Natural, NonNegative, Positive, Section
+from configs.sections import Count, CountOrAuto, Field, Fraction, Natural, NonNegative, Positive, Section, TwoOrAuto
 
 __all__ = [
     "Augment",
@@ -197,11 +197,12 @@ class Cluster(Section):
     cpus_per_column: Count = 1
     """CPUs, and compute threads, of a column's process."""
     data_workers: CountOrAuto = 1
-    """Data workers per replica. auto: two for each GPU of a replica, as each makes about 1,500 images/s of 256x256 photos on one
-    core and a GPU is taken to train up to twice as many; fewer if the node has no CPUs left for them, at least 1. On CPUs: 1."""
+    """Data workers per replica. auto: for each GPU of a replica three with `compute.precision` fp32, else ten, enough for an H100
+    by the forecast of docs/scaling.md; fewer if the node has no CPUs left for them, at least 1. On CPUs: 1."""
     cpus_per_data_worker: Positive = 1
-    window_batches: Annotated[int, Field(ge=2)] = 4
-    """Batches per replica that may be under way or waiting; bounds the object store."""
+    window_batches: TwoOrAuto = "auto"
+    """Batches per replica that may be under way or waiting; bounds the object store. A data worker makes one at a time, so fewer
+    than there are data workers leave some idle. auto: two for each data worker, and two more."""
     dashboard: bool = True
     """Whether a Ray that is started here has its dashboard (http://127.0.0.1:8265)."""
     start_timeout_seconds: Positive = 180
@@ -220,6 +221,11 @@ class Cluster(Section):
         """`data_workers`, likewise."""
         assert self.data_workers != "auto", "cluster.data_workers is still auto"
         return self.data_workers
+
+    @property
+    def window(self) -> int:
+        """`window_batches` as a number, once `data_workers` is one."""
+        return 2 * self.data_worker_count + 2 if self.window_batches == "auto" else self.window_batches
 
 
 @dataclass(frozen=True, kw_only=True)

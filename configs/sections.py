@@ -17,20 +17,25 @@ else:
 
         ConfigDict = dict
 
-__all__ = ["Count", "CountOrAuto", "Field", "Fraction", "Natural", "NonNegative", "Positive", "Section"]
+__all__ = ["Count", "CountOrAuto", "Field", "Fraction", "Natural", "NonNegative", "Positive", "Section", "TwoOrAuto"]
 
 
-def _count_or_auto(value: Any) -> Any:
+def _or_auto(least: int) -> Any:
     # A union of types would be told in two messages, one per type.
-    if value == "auto" or (type(value) is int and value > 0):
-        return value
-    from pydantic_core import PydanticCustomError
+    def check(value: Any) -> Any:
+        if value == "auto" or (type(value) is int and value >= least):
+            return value
+        from pydantic_core import PydanticCustomError
 
-    raise PydanticCustomError("count_or_auto", "must be a whole number greater than 0, or auto")
+        raise PydanticCustomError("number_or_auto", f"must be a whole number greater than {least - 1}, or auto")
+
+    return PlainValidator(check)
 
 
 Count = Annotated[int, Field(gt=0)]
-CountOrAuto = Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)]
+CountOrAuto = Annotated[int | Literal["auto"], _or_auto(1)]
+TwoOrAuto = Annotated[int | Literal["auto"], _or_auto(2)]
+"""At least two."""
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

@@ -134,7 +134,7 @@ class ColumnWorker:
             Feed(
                 f"feed r{self.mesh.replica(self.rank)}",
                 data_workers,
-                window=self.config.cluster.window_batches,
+                window=self.config.cluster.window,
                 readers=self.mesh.processes_per_replica,
                 max_corrupt_records=self.config.data.max_corrupt_records,
                 whole_images=views == 10,

@@ -22,25 +22,26 @@ def counts(nodes: list[tuple[int, float]], *settings: str) -> tuple[int, int]:
     ("nodes", "settings", "expected"),
     [
         ([(0, 64)], (), (1, 1)),
-        ([(1, 64)], (), (1, 2)),  # both columns on one GPU: half the appetite
-        ([(2, 64)], (), (1, 4)),
-        ([(8, 64)], (), (4, 4)),
+        ([(1, 64)], (), (1, 3)),  # both columns on one GPU: half the appetite
+        ([(2, 64)], (), (1, 6)),
+        ([(2, 64)], ("compute.precision=tf32",), (1, 20)),
+        ([(8, 64)], (), (4, 6)),
         ([(8, 64)], ("cluster.device=cpu",), (1, 1)),
         (
             [(3, 64), (3, 64), (3, 64)],
             (),
-            (2, 4),
+            (2, 6),
         ),  # nine GPUs, but a replica sits on one node; 128 is not a multiple of 3
-        ([(3, 64), (3, 64), (3, 64)], ("train.batch_size=129",), (3, 4)),
-        ([(8, 64)], ("train.batch_size=127",), (1, 4)),
-        ([(8, 64)], ("train.batch_size=1",), (1, 4)),
+        ([(3, 64), (3, 64), (3, 64)], ("train.batch_size=129",), (3, 6)),
+        ([(8, 64)], ("train.batch_size=127",), (1, 6)),
+        ([(8, 64)], ("train.batch_size=1",), (1, 6)),
         ([(8, 16)], (), (4, 2)),  # of 4 CPUs per replica, two are the columns'
         ([(2, 64), (2, 5)], (), (2, 3)),  # the node with the least
         ([(8, 16)], ("cluster.cpus_per_data_worker=0.5",), (4, 4)),
         ([(8, 4)], (), (4, 1)),  # at least one, even if there is no CPU for it
-        ([(8, 64), (0, 4)], (), (4, 4)),  # a head without GPUs takes no part
-        ([(8, 64)], ("network.columns=1",), (8, 2)),
-        ([(8, 64)], ("cluster.replicas=2",), (2, 4)),  # only what is auto is chosen
+        ([(8, 64), (0, 4)], (), (4, 6)),  # a head without GPUs takes no part
+        ([(8, 64)], ("network.columns=1",), (8, 3)),
+        ([(8, 64)], ("cluster.replicas=2",), (2, 6)),  # only what is auto is chosen
         ([(8, 64)], ("cluster.data_workers=7",), (4, 7)),
     ],
 )
@@ -52,9 +53,17 @@ def test_the_plan_says_what_was_chosen_and_why() -> None:
     words = dict(describe(make_plan(load("original.yaml", AUTO), 8, None, nodes=[NodeDevices(gpus=8, cpus=16)])))
     assert words["replicas"] == "auto -> 4, because there are GPUs for 4 replica(s) of 2 column(s), each on one node"
     assert words["data workers"] == (
-        "auto -> 2 per replica, because the node has 2 CPU(s) per replica left, and 4 would be useful"
+        "auto -> 2 per replica, because the node has 2 CPU(s) per replica left, and 6 would be useful"
     )
-    assert "data workers" not in dict(describe(make_plan(load("original.yaml"), 8, None)))
+    fixed = make_plan(load("original.yaml", ["cluster.data_workers=2"]), 8, None)
+    assert "data workers" not in dict(describe(fixed))
+
+
+@pytest.mark.parametrize(("settings", "window"), [((), 14), (("cluster.data_workers=2",), 6), (("cluster.window_batches=3",), 3)])
+def test_a_window_of_batches_for_all_data_workers(settings: tuple[str, ...], window: int) -> None:
+    made = make_plan(load("original.yaml", settings), 2, None, nodes=[NodeDevices(gpus=2, cpus=64)])
+    assert made.config.cluster.window == window
+    assert made.window_bytes == window * made.batch_bytes
 
 
 def test_auto_survives_the_run_folder() -> None:
@@ -68,3 +77,8 @@ def test_auto_survives_the_run_folder() -> None:
 def test_what_is_neither_a_count_nor_auto(value: str) -> None:
     with pytest.raises(UserError, match=r"cluster.replicas: must be a whole number greater than 0, or auto, not"):
         load("original.yaml", [f"cluster.replicas={value}"])
+
+
+def test_a_window_is_of_two_batches_at_least() -> None:
+    with pytest.raises(UserError, match=r"cluster.window_batches: must be a whole number greater than 1, or auto, not 1"):
+        load("original.yaml", ["cluster.window_batches=1"])

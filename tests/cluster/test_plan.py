@@ -185,7 +185,7 @@ def test_window_bytes_are_those_of_real_batches(tmp_path: Path) -> None:
     for replicas in (1, 2):
         made = make_plan(with_batches(config, 12, 5, replicas), 0, None)
         assert made.batch_bytes == training
-        assert made.window_bytes == config.cluster.window_batches * training
+        assert made.window_bytes == config.cluster.window * training
     made = make_plan(with_batches(config, 5, 12), 0, None)
     assert testing < made.batch_bytes <= testing * 1.01
     assert made.object_store_bytes >= 3 * made.window_bytes

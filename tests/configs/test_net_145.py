@@ -125,8 +125,7 @@ LEARNED = {"network", "augment", "optimizer", "schedule", "train"}
 RUNNING = {"name", "runs_folder", "data", "compute", "checkpoint", "cluster", "fault"}
 """The others: where and how it runs."""
 RUNNING_SETTINGS = {
-    "name": "original", "data.path": "data/imagenet", "checkpoint.every_steps": 2000, "cluster.data_workers": 2,
-    "cluster.window_batches": 6,
+    "name": "original", "data.path": "data/imagenet", "checkpoint.every_steps": 2000, "cluster.data_workers": "auto",
 }  # fmt: skip
 """What original.yaml says of these; the rest is the schema's default."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,13 @@ class Ours(Peer):
         from workers.hosted_feed import HostedFeed
 
         ray, config = self._ray, self.material.config()
+        config = replace(config, cluster=replace(config.cluster, data_workers=self.workers))
         # As in cluster/group.py.
         self._workers = {
             name: ray.remote(DataWorker).options(num_cpus=1, max_restarts=-1, max_task_retries=0).remote(config, name)
             for name in (f"data worker #{number}" for number in range(self.workers))
         }
-        feed = Feed("feed", self._workers, window=config.cluster.window_batches, readers=1)
+        feed = Feed("feed", self._workers, window=config.cluster.window, readers=1)
         self._feed = HostedFeed(feed)
         program = Program(
             batch_size=self.batch,
