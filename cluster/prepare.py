@@ -34,9 +34,9 @@ EXAMPLES = {
   # photos/CLASS/*.jpg; one image in five is set aside for validation
   python -m cluster.prepare folder photos --out data/photos --validation-fraction 0.2""",
     "parquet": """\
-  # Parquet files as Hugging Face lays them out (train-00000-of-00002.parquet, validation-..., or test-...)
-  python -m cluster.prepare parquet downloads/tiny-imagenet --size 64 --out data/tiny
-  python -m cluster.prepare parquet downloads/tiny-imagenet --size 64 --classes 40 --out data/tiny40""",
+  # Parquet files as Hugging Face lays them out (train-00000-of-00002.parquet, validation-..., or valid-, val-, test-...)
+  python -m cluster.prepare parquet downloads/imagenet-1k --out data/imagenet
+  python -m cluster.prepare parquet downloads/imagenet-1k --classes 100 --out data/imagenet100""",
     "cifar10": """\
   # CIFAR-10: fetched and checked, or from an archive at hand; raw keeps its pixels exactly
   python -m cluster.prepare cifar10 --out data/cifar10 --encoding raw
@@ -46,8 +46,9 @@ EXAMPLES = {
   python -m cluster.prepare imagenette --out data/imagenette
   python -m cluster.prepare imagenette --out data/imagewoof --archive imagewoof2-320.tgz""",
     "tiny-imagenet": """\
-  # Tiny ImageNet, 200 classes of 64x64
-  python -m cluster.prepare tiny-imagenet --out data/tiny-imagenet""",
+  # Tiny ImageNet, fetched and checked, or from an archive at hand; the first 100 of its 200 classes
+  python -m cluster.prepare tiny-imagenet --classes 100 --out data/tiny_imagenet
+  python -m cluster.prepare tiny-imagenet --archive tiny-imagenet-200.zip --classes 40 --out data/tiny40""",
     "verify": """\
   # every checksum, and every image decoded; --no-decode for the checksums alone
   python -m cluster.prepare verify data/imagenet""",
@@ -85,6 +86,8 @@ def _run(args: argparse.Namespace) -> int:
         source = _source(args)
         for note in source.notes:
             print(f"note: {note}", file=sys.stderr)
+        if not source.splits.get("validation"):
+            print("note: there are no validation images, and cluster.train needs some", file=sys.stderr)
         with ray_session(
             cluster_address(args.address), num_cpus=args.workers, object_store_bytes=OBJECT_STORE_BYTES
         ) as ray:
@@ -149,7 +152,7 @@ def _source(args: argparse.Namespace) -> "Source":
             return sources.Cifar10Source(archive, on_progress=show)
         if args.kind == "imagenette":
             return sources.ImagenetteSource(archive, on_progress=show)
-    return sources.TinyImageNetSource(archive)
+    return sources.TinyImageNetSource(archive, args.classes)
 
 
 def _archive(args: argparse.Namespace) -> Path:
@@ -182,8 +185,6 @@ def _summary(manifest: "Manifest", out: Path, seconds: float) -> str:
         f"fingerprint {manifest.fingerprint}",
         f"next        python -m cluster.train CONFIG data.path={out}",
     ]
-    if "validation" not in manifest.splits:
-        lines.insert(2, "note        there is no validation split: training can report no validation error")
     return "\n".join(lines)
 
 
@@ -207,16 +208,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parquet = _kind(kinds, "parquet", "Parquet files as Hugging Face lays them out")
     parquet.add_argument("source", type=location, metavar="SOURCE", help="a file, or the folder that holds them")
-    parquet.add_argument(
-        "--classes", type=number(int, 2, 10**6), metavar="N", help="take the first N classes only (default: all)"
-    )
+    _add_classes(parquet)
     _add_archive(_kind(kinds, "cifar10", "CIFAR-10: 60,000 images of 32x32 in 10 classes"))
     imagenette = _kind(kinds, "imagenette", "Imagenette: 13,394 ImageNet photos in 10 classes")
     _add_archive(imagenette)
     imagenette.add_argument(
         "--variant", choices=("320", "160", "full"), default="320", help="shorter sides, to fetch (default 320)"
     )
-    _add_archive(_kind(kinds, "tiny-imagenet", "Tiny ImageNet: 110,000 images of 64x64 in 200 classes"))
+    tiny_imagenet = _kind(kinds, "tiny-imagenet", "Tiny ImageNet: 110,000 images of 64x64 in 200 classes")
+    _add_archive(tiny_imagenet)
+    _add_classes(tiny_imagenet)
     _add_inspections(kinds)
     return parser
 
@@ -247,6 +248,12 @@ def _kind(kinds: Any, name: str, what: str) -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace the data set at DIR")
     add("--address", help="join this Ray cluster (`auto` or host:port) instead of running on this machine alone")
     return parser
+
+
+def _add_classes(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument(
+        "--classes", type=number(int, 2, 10**6), metavar="N", help="take the first N classes only (default: all)"
+    )
 
 
 def _add_imagenet(parser: argparse.ArgumentParser) -> None:

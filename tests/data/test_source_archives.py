@@ -188,6 +188,20 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
             assert contents(read(source, split, rows)) == expected
 
 
+def test_first_classes_of_tiny_imagenet(tmp_path: Path) -> None:
+    path = tmp_path / "tiny-imagenet-200.zip"
+    images = tiny_imagenet(path)
+    source = TinyImageNetSource(path, 2)
+    assert source.classes == ("n01443537 goldfish", "n02124075 Egyptian cat")
+    for split, expected in images.items():
+        kept = {key: (label, file) for key, (label, file) in expected.items() if label < 2}
+        assert source.splits[split] == len(kept) < len(expected)
+        assert contents(read(source, split, 3)) == kept
+    assert source.description != TinyImageNetSource(path).description
+    with pytest.raises(UserError, match="has 3 classes, fewer than the 4 asked for"):
+        TinyImageNetSource(path, 4)
+
+
 def rezip(path: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> None:
     """Write a zip anew with other names and contents; None leaves a file out."""
     with zipfile.ZipFile(path) as archive:

@@ -197,6 +197,13 @@ def test_first_classes_of_parquet(tmp_path: Path, rows: int) -> None:
         ParquetSource(tmp_path, 5)
 
 
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "test"])
+def test_names_of_the_validation_split(tmp_path: Path, name: str) -> None:
+    for split, count in (("train", 9), (name, 4)):
+        write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", count)
+    assert ParquetSource(tmp_path).splits == {"train": 9, "validation": 4}
+
+
 def test_validation_is_preferred_to_test(tmp_path: Path) -> None:
     for name, count in (("train", 9), ("validation", 4), ("test", 5)):
         write_parquet(tmp_path / f"{name}-00000-of-00001.parquet", count)

@@ -1,5 +1,6 @@
 """What the tests with several processes rest on: failures come back, and nobody waits for ever."""
 
+import multiprocessing
 import time
 
 import pytest
@@ -24,7 +25,6 @@ def test_a_failed_rank_ends_the_others_and_its_traceback_comes_back() -> None:
 
 
 def test_time_limit() -> None:
-    started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"ranks \[0, 1\] of 2 were not done after 2"):
         run_ranks(sleep, 2, time_limit_seconds=2)
-    assert time.monotonic() - started < 30
+    assert not multiprocessing.active_children(), "they were waited for, or left behind"

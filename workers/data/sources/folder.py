@@ -12,7 +12,7 @@ from configs.errors import UserError
 from workers.data.sources.items import Chunk, SourceItem, stamp_of
 from workers.data.sources.names import in_words, is_hidden, is_image, utf8
 
-VALIDATION_NAMES = ("validation", "val", "test")  # the first that is there becomes the validation split
+VALIDATION_NAMES = ("validation", "valid", "val", "test")  # the first that is there becomes the validation split
 LAYOUTS = "the layouts are SOURCE/train/CLASS/*.jpg with SOURCE/validation/CLASS/*.jpg, and SOURCE/CLASS/*.jpg"
 
 
@@ -25,7 +25,7 @@ class FolderChunk(Chunk):
 
 
 class FolderSource:
-    """`root/train/<class>/**` with `root/validation|val|test/<class>/**`, or `root/<class>/**`.
+    """`root/train/<class>/**` with `root/validation|valid|val|test/<class>/**`, or `root/<class>/**`.
 
     In the second layout, and where there is no validation folder, `validation_fraction` of the images become the
     validation split. Which ones depends on a hash of each image's path alone, so adding a file moves no other.

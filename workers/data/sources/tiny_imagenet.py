@@ -29,10 +29,12 @@ class TinyImageNetSource:
     WordNet ID and the first of its words in words.txt, as in "n01443537 goldfish". Test images have no published
     labels and are left out. Images are read in place.
 
-    Raises UserError if the archive is damaged, or its validation images are not those of its annotations.
+    first_classes: take the images of this many classes only, those with the lowest WordNet IDs; None: all.
+
+    Raises UserError if the archive is damaged, has fewer classes, or its validation images are not those of its annotations.
     """
 
-    def __init__(self, archive: Path) -> None:
+    def __init__(self, archive: Path, first_classes: int | None = None) -> None:
         self._path = archive.absolute()  # workers may run in another folder
         _, found = self._opened()
         images = [key for key in sorted(found) if is_image(key)]
@@ -43,19 +45,24 @@ class TinyImageNetSource:
                 f"{self._path} holds {len(wnids)} training classes and {'a' if ANNOTATIONS in found else 'no'} "
                 f"{ANNOTATIONS}: give tiny-imagenet-200.zip as downloaded"
             )
+        if first_classes is not None and first_classes > len(wnids):
+            raise UserError(f"{self._path} has {len(wnids)} classes, fewer than the {first_classes} asked for")
         validation = self._annotated([key for key in images if key.startswith("val/")], set(wnids))
+        wnids = wnids[:first_classes]
         words = dict(line.split("\t", 1) for line in self._lines(WORDS) if "\t" in line) if WORDS in found else {}
         labels = {wnid: label for label, wnid in enumerate(wnids)}
         self.classes = tuple(f"{wnid} {safe(words.get(wnid, '').split(',')[0].strip())}".rstrip() for wnid in wnids)
         self._listings = {
             split: Listing(
-                keys=[key for key, _ in listed],
-                table=np.array([(found[key].CRC, labels[wnid]) for key, wnid in listed], np.int64),
+                keys=[key for key, wnid in listed if wnid in labels],
+                table=np.array([(found[key].CRC, labels[wnid]) for key, wnid in listed if wnid in labels], np.int64),
             )
             for split, listed in (("train", train), ("validation", validation))
         }
         self.splits = {split: len(listing) for split, listing in self._listings.items()}
         self.description = f"Tiny ImageNet in {self._path.resolve()}"
+        if first_classes is not None:
+            self.description += f", the first {first_classes} classes"
         unlabelled = sum(key.startswith("test/") for key in images)
         self.notes = in_words(Counter({"test images, which have no labels": unlabelled} if unlabelled else {}))
 
