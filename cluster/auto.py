@@ -53,7 +53,7 @@ def _data_workers(config: Config, nodes: Sequence[NodeDevices]) -> tuple[int, st
     gpus = sum(node.gpus for node in nodes)
     if cluster.device == "cpu" or gpus < replicas:
         return 1, "one makes more images than CPUs train"
-    processes = columns if gpus >= replicas * columns else 1
+    processes = columns if sum(node.gpus // columns for node in nodes) >= replicas else 1
     precision = config.compute.precision
     each = DATA_WORKERS_PER_GPU.get(precision, OTHERWISE)
     useful = each * processes

@@ -9,8 +9,6 @@ COLUMN_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     # The last collectives of each process group, for the diagnosis of a hang.
     "TORCH_FR_BUFFER_SIZE": "256",
-    # After a time limit in NCCL its process ends, and the supervisor hears of it.
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
 
 # Since Ray 2.58 a process that asks for no GPU sees them all; this keeps those that need none off them.

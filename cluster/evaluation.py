@@ -12,7 +12,7 @@ from cluster.evaluations import ERRORS, keep
 from cluster.failures import RunFailed
 from cluster.network import facts_of, find_checkpoint, find_run
 from cluster.outcomes import Failure, Stopped
-from cluster.plan import local_cpus, local_gpus, make_plan
+from cluster.plan import local_cpus, plan_before_joining
 from cluster.prediction import check_json_file
 from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import cluster_address, ray_session
@@ -45,7 +45,7 @@ def run_evaluation(
     # A short job: its dashboard would take longer to start than the job runs.
     config = replace(config, cluster=replace(config.cluster, dashboard=False))
     address = cluster_address(address)
-    plan = make_plan(config, local_gpus(), dataset_size(config))
+    plan = plan_before_joining(config, address, dataset_size(config))
     if plan.dataset is None or plan.dataset.drawn_first:
         raise UserError(f"no data set at {config.data.path}; set data.path to where it is")
     start = find_checkpoint(run, config, checkpoint or itself)

@@ -1,6 +1,6 @@
 """What went wrong in an actor, in words."""
 
-from configs.errors import UserError, last_raised
+from configs.errors import UserError, is_user_error, last_raised
 
 
 class RunFailed(Exception):  # noqa: N818 - it says what happened, not which error
@@ -18,6 +18,24 @@ def root_cause(error: BaseException) -> BaseException:
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an actor failed only because another one was gone: a connection that broke, a call that got no answer."""
+    from ray.exceptions import RayError
+    from torch.distributed import DistError
+
+    cause = root_cause(error)
+    said = str(cause).lower()
+    return isinstance(cause, RayError | DistError) or any(word in said for word in ("gloo", "nccl", "connection"))
+
+
+def is_wrong_input(error: BaseException) -> bool:
+    """Whether a UserError is behind it, also one that an actor's constructor raised, of which Ray tells the text alone."""
+    from ray.exceptions import ActorDiedError
+
+    cause = root_cause(error)
+    return isinstance(cause, UserError) or (isinstance(cause, ActorDiedError) and is_user_error(str(cause)))
 
 
 def explain(error: BaseException) -> str:

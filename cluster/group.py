@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from alexnet.colour import PixelStatistics
 from cluster.environment import COLUMN_ENVIRONMENT, NO_GPUS
-from cluster.failures import NoRoomError, RunFailed, explain, root_cause
+from cluster.failures import NoRoomError, RunFailed, explain, is_wrong_input
 from cluster.paths import absolute
 from cluster.plan import Plan
 from configs.errors import UserError
@@ -193,7 +193,7 @@ class WorkerGroup:
                 + "; if machines are only slow, raise cluster.start_timeout_seconds"
             ) from None
         except RayError as error:  # an actor's death, or what others made of it
-            if isinstance(root_cause(error), UserError):
+            if is_wrong_input(error):
                 raise UserError(explain(error)) from None
             raise RunFailed(f"while waiting for {what}: {explain(error)}") from None
         return got

@@ -161,35 +161,48 @@ class Plan:
 def make_plan(
     config: Config, gpus: int, dataset: DatasetSize | None, *, nodes: Sequence[NodeDevices] | None = None
 ) -> Plan:
-    """gpus: that there are, on this machine or in the cluster. nodes: what each node has; None: this machine is the only one.
+    """gpus: of this machine. nodes: what each node of a cluster has; None: this machine is the only one.
 
     Raises UserError if the config asks for more.
     """
-    config, auto = resolve_auto(config, nodes or [NodeDevices(gpus=gpus, cpus=os.cpu_count() or 1)])
-    mesh, why = choose_mesh(config, gpus)
+    nodes = nodes or [NodeDevices(gpus=gpus, cpus=os.cpu_count() or 1)]
+    config, auto = resolve_auto(config, nodes)
+    mesh, why = choose_mesh(config, [node.gpus for node in nodes])
     return Plan(config=config, mesh=mesh, why=why, table=tuple(layers(config.network)), dataset=dataset, auto=auto)
 
 
-def choose_mesh(config: Config, gpus: int) -> tuple[Mesh, str]:
-    """The mesh for this many GPUs, and why.
+def plan_before_joining(config: Config, address: str | None, dataset: DatasetSize | None) -> Plan:
+    """What can be known without Ray. With an address, devices are the cluster's, and not known yet; steps and sizes are.
+
+    Raises UserError if the config asks for more than this machine has, and runs here.
+    """
+    if address is not None and config.cluster.device == "cuda":
+        config = replace(config, cluster=replace(config.cluster, device="auto"))
+    return make_plan(config, local_gpus(), dataset)
+
+
+def choose_mesh(config: Config, gpus_of_nodes: Sequence[int]) -> tuple[Mesh, str]:
+    """The mesh for nodes with this many GPUs, and why. A replica's columns are on one node.
 
     Raises UserError if `cluster.device` is cuda and there are too few.
     """
     replicas, columns, wish = config.cluster.replica_count, config.network.columns, config.cluster.device
+    gpus = sum(gpus_of_nodes)
     if columns > 1 and config.network.lrn is not None and config.network.lrn.sees == "all":
         return _together(replicas, columns, wish, gpus)
     each = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cuda")
-    if wish != "cpu" and gpus >= replicas * columns:
+    if wish != "cpu" and sum(there // columns for there in gpus_of_nodes) >= replicas:
         return each, f"{gpus} GPU(s) for {replicas * columns} column(s): one each, exchanging over NCCL"
     if wish != "cpu" and gpus >= replicas:
         whole = Mesh(replicas=replicas, processes_per_replica=1, columns_per_process=columns, device="cuda")
+        apart = "" if gpus < replicas * columns else f", too few nodes with {columns} of them"
         return (
             whole,
-            f"{gpus} GPU(s) for {replicas * columns} columns: all columns of a replica in one process on one GPU",
+            f"{gpus} GPU(s) for {replicas * columns} columns{apart}: all columns of a replica in one process on one GPU",
         )
     fewer = [n for n in range(replicas - 1, 0, -1) if replicas % n == 0 and n <= gpus]
     if wish != "cpu" and config.fault.elastic and fewer:
-        mesh, why = choose_mesh(replace(config, cluster=replace(config.cluster, replicas=fewer[0])), gpus)
+        mesh, why = choose_mesh(replace(config, cluster=replace(config.cluster, replicas=fewer[0])), gpus_of_nodes)
         return mesh, f"{why}; {fewer[0]} of {replicas} replicas, which take the others' parts too (fault.elastic)"
     if wish == "cuda":
         raise UserError(

@@ -1,8 +1,6 @@
 """`python -m cluster.predict`: what a trained network takes pictures for. In one process, without Ray."""
 
 import argparse
-import os
-import signal
 import sys
 
 from cluster.entry import run_entry
@@ -54,21 +52,17 @@ def main(argv: list[str] | None = None) -> int:
 def _predict(args: argparse.Namespace) -> int:
     from cluster.prediction import run_prediction
 
-    try:
-        return run_prediction(
-            args.network,
-            args.pictures,
-            views=args.views,
-            top=args.top,
-            json_file=args.json,
-            device=args.device,
-            batch=args.batch,
-            apply_orientation=args.exif_orientation,
-            data=args.data,
-        )
-    except BrokenPipeError:  # whoever read the output has had enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    return run_prediction(
+        args.network,
+        args.pictures,
+        views=args.views,
+        top=args.top,
+        json_file=args.json,
+        device=args.device,
+        batch=args.batch,
+        apply_orientation=args.exif_orientation,
+        data=args.data,
+    )
 
 
 if __name__ == "__main__":

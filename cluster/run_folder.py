@@ -101,8 +101,8 @@ class RunFolder:
     def latest(self) -> "Checkpoint | None":
         """The newest committed checkpoint, by its state file alone.
 
-        Raises UserError if there are some of another version, if they belong to a run with other settings, or if their place
-        cannot be read.
+        Raises UserError if there are some of another version, if they belong to a run with other settings, if their place
+        cannot be read, or if it is empty though checkpoints were saved: to begin anew by itself would throw days away.
         """
         from workers.checkpoint_list import committed
 
@@ -111,17 +111,29 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"the run's checkpoints at {self.checkpoints} cannot be read: {error}") from None
         if not found:
+            if was := self._last_saved():
+                raise UserError(
+                    f"{was} was saved, and there is no checkpoint at {self.checkpoints} now; is it mounted, and is checkpoint.folder "
+                    f"as before? To begin this run again, remove {self.path}"
+                )
             return None
         self._refuse_other_experiment(found[-1])
         return found[-1]
 
     def attempts(self) -> int:
         """Made at this run so far, by all commands."""
+        return max((entry["number"] for entry in self._logged("attempt")), default=0)
+
+    def _last_saved(self) -> str | None:
+        """The last checkpoint that any command at this run has reported."""
+        return self.saved or max((str(entry["folder"]) for entry in self._logged("checkpoint")), default=None)
+
+    def _logged(self, kind: str) -> list[dict[str, Any]]:
         try:
             lines = self.log.read_text(encoding="utf-8").splitlines()
         except OSError:
-            return 0
-        return max((entry["number"] for entry in map(_parsed, lines) if entry.get("kind") == "attempt"), default=0)
+            return []
+        return [entry for entry in map(_parsed, lines) if entry.get("kind") == kind]
 
     def next_attempt(self) -> int:
         """Its number, from 1: one that was never used, neither in the log nor beside the checkpoints."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.capacity import draining_nodes
-from cluster.failures import explain, root_cause
+from cluster.failures import explain, lost_another, root_cause
 from cluster.group import WorkerGroup
 from cluster.outcomes import Failure, Finished, Outcome, Stopped
 from cluster.signals import Interrupted, StopSignals
@@ -29,10 +29,16 @@ NODES_SECONDS = 5.0
 STOP_SECONDS = 60.0
 """How long the ranks may take to agree on a stop. Once they save, `checkpoint.save_timeout_seconds` counts."""
 STARTING_SECONDS = 5.0
-"""The same as long as nothing has been reported: the first step may be compiling for half a minute, with little to save."""
+"""The same in the first step, which may be compiling for half a minute, with nothing to save."""
 
 ABRUPTLY = "its process was killed (kill -9, or by the system for want of memory), or crashed"
 """Ray says the same of all three."""
+FOR_MEMORY = (
+    "Ray ended its process, because its node had hardly any memory left; `--plan` says what a run needs, and "
+    "smaller are train.batch_size, cluster.data_workers and cluster.window_batches"
+)
+
+DEATHS = (RayActorError, NodeDiedError, OutOfMemoryError)
 
 StopReason = Literal["signal", "drain", "resize"]
 
@@ -75,15 +81,14 @@ class Supervisor:
             if self._signals.requested is not None:
                 self._stop("signal", "")
             if now > self._stop_by and not self.watchdog.saving:
-                self._on_message("the columns did not stop in time; ending them. The last checkpoint is whole")
+                self._on_message("the columns did not stop in time; ending them. What was saved before is whole")
                 raise Interrupted(self._signals.requested or 0)
             if now - nodes_at > NODES_SECONDS:
                 nodes_at = now
                 self._look_at_nodes()
             if now - asked_at > STATUS_SECONDS:
                 asked_at = now
-                self._poll()
-                hang = self.watchdog.hang()
+                hang = self._poll()
                 if hang and waiting:
                     return Failure(kind="hang", what=hang)
         self._poll(wait_seconds=5.0)
@@ -101,7 +106,8 @@ class Supervisor:
             return
         self._stopping = (why, about)
         if why == "signal":
-            self._stop_by = time.monotonic() + (STOP_SECONDS if any(self._reports_seen) else STARTING_SECONDS)
+            starting = self.watchdog.starting and not any(self._reports_seen)
+            self._stop_by = time.monotonic() + (STARTING_SECONDS if starting else STOP_SECONDS)
 
     def _look_at_nodes(self) -> None:
         ours = {about["node_id"]: about["node"] for about in self._group.about}
@@ -112,12 +118,13 @@ class Supervisor:
     def _failed(self, running: list[Any]) -> Failure:
         """The cause, among all ranks' failures: an actor's death, then what an actor says itself."""
         failures, told, died = self._failures(running, COMPANION_SECONDS)
-        if not told and not died:
-            # Columns that have lost the connection to another one; the cluster takes longer to say that a node is gone.
+        if not died and all(lost_another(error) for _, error in failures):
+            # The cluster takes longer to say that a node is gone.
             failures, told, died = self._failures(running, NODE_DEATH_SECONDS)
         # What the others still have to say; those that died with it, and are not known to have, do not answer.
         self._poll(0.5, without=[rank for rank, _ in died])
-        rank, error = (died or told or failures)[0]
+        of_their_own = [(rank, error) for rank, error in failures if not lost_another(error)]
+        rank, error = (died or told or of_their_own or failures)[0]
         about = self._group.about[rank]
         who = f"{about['name']} (pid {about['pid']} on {about['node']})"
         if died:
@@ -141,16 +148,16 @@ class Supervisor:
             died: list[tuple[int, Exception]] = [
                 (rank, error)
                 for rank, error in failures
-                if isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
+                if isinstance(error, DEATHS) and not isinstance(error, RayTaskError)
             ]
             if died or len(ready) == len(running) or time.monotonic() > end:
                 return failures, told, died
             time.sleep(0.05)
 
-    def _poll(self, wait_seconds: float = 1.0, without: Collection[int] = ()) -> None:
+    def _poll(self, wait_seconds: float = 1.0, without: Collection[int] = ()) -> str | None:
         """Fetch progress, new reports and messages; an actor that does not answer now is asked again next time.
 
-        without: ranks that are dead, as far as is known.
+        without: ranks that are dead, as far as is known. Returns what to say of a hang, if there is one.
         """
         mesh = self._group.plan.mesh
         asked = {
@@ -159,16 +166,19 @@ class Supervisor:
             if rank not in without
         }
         if not asked:
-            return
+            return None
         ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=wait_seconds)
-        for reference in sorted((one for one in ready if _failure(one) is None), key=asked.__getitem__):
-            rank, status = asked[reference], ray.get(reference)
+        answers = {asked[one]: ray.get(one) for one in ready if _failure(one) is None}
+        for rank, status in answers.items():
             self.watchdog.heard(rank, status.progress)
             self._reports_seen[rank] += len(status.reports)
+        hang = self.watchdog.hang()  # before people and files are told, which may take long without being a hang
+        for rank, status in sorted(answers.items()):
             if rank == mesh.first_rank(mesh.replica(rank)):
                 self._hear_feed(mesh.replica(rank), status)
             if rank == 0:
                 self._pass_on(status.reports)
+        return hang
 
     def _hear_feed(self, replica: int, status: Status) -> None:
         self.feed_counts[replica] = status.feed_counts
@@ -193,6 +203,8 @@ def _failure(reference: Any) -> Exception | None:
 
 
 def _how(error: BaseException) -> str:
+    if isinstance(error, OutOfMemoryError):
+        return FOR_MEMORY
     text = " ".join(str(error).split())
     for sign, words in (
         ("SIGKILL", ABRUPTLY),

@@ -11,7 +11,7 @@ from cluster.failures import RunFailed
 from cluster.job import job_metadata
 from cluster.network import keep_facts
 from cluster.paths import absolute_location
-from cluster.plan import Plan, describe, local_cpus, local_gpus, make_plan
+from cluster.plan import Plan, describe, local_cpus, plan_before_joining
 from cluster.preflight.run import plan_for_cluster, preflight, report
 from cluster.ray_session import cluster_address, ray_session
 from cluster.run_folder import RunFolder
@@ -44,7 +44,7 @@ def run_training(
     """
     settings = list(settings)
     config, address = load(config_path, settings), cluster_address(address)
-    plan = make_plan(config, local_gpus(), dataset_size(config))
+    plan = plan_before_joining(config, address, dataset_size(config))
     run = RunFolder(config)
     run.check_same_experiment()
     dataset = plan.dataset
@@ -59,7 +59,7 @@ def run_training(
     if not check_only:
         run.refuse_if_running()
     config = _with_first_weights(config, run)
-    plan = replace(plan, config=config)
+    plan = replace(plan, config=replace(plan.config, train=config.train))
     others = find_sinks(sinks)
     with StopSignals() as signals:
         if not dataset.drawn_first and not check_only:
@@ -90,8 +90,8 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
     from cluster.outcomes import Stopped
     from cluster.reporting import Reporting
 
-    run.open()
     newest = run.latest()  # what it goes on from is settled when the actors are there
+    run.open()
     _check_start(run, newest)
     _say_profile(run, newest)
     keep_facts(run.path, run.config)

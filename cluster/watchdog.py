@@ -35,6 +35,11 @@ class Watchdog:
         """Whether a rank waits for a checkpoint to be saved."""
         return any(progress.patience == "saving" for progress in self._answering())
 
+    @property
+    def starting(self) -> bool:
+        """Whether no rank is known to have gone through its first step."""
+        return all(progress.patience == "first" for progress in self._last)
+
     def hang(self) -> str | None:
         """What to say of it, or None if there is no hang."""
         still = time.monotonic() - self._moved_at

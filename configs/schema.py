@@ -202,7 +202,7 @@ class Cluster(Section):
     cpus_per_data_worker: Positive = 1
     window_batches: TwoOrAuto = "auto"
     """Batches per replica that may be under way or waiting; bounds the object store. A data worker makes one at a time, so fewer
-    than there are data workers leave some idle. auto: two for each data worker, and two more."""
+    than there are data workers leave some idle. auto: one for each data worker, and four more."""
     dashboard: bool = True
     """Whether a Ray that is started here has its dashboard (http://127.0.0.1:8265)."""
     start_timeout_seconds: Positive = 180
@@ -225,7 +225,7 @@ class Cluster(Section):
     @property
     def window(self) -> int:
         """`window_batches` as a number, once `data_workers` is one."""
-        return 2 * self.data_worker_count + 2 if self.window_batches == "auto" else self.window_batches
+        return self.data_worker_count + 4 if self.window_batches == "auto" else self.window_batches
 
 
 @dataclass(frozen=True, kw_only=True)

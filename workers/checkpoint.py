@@ -6,6 +6,7 @@ a safetensors file of its own (saving.py), and whoever loads reads the rows that
 """
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,14 +93,15 @@ def load(checkpoint: Checkpoint, model: AlexNet, optimizer: PaperSGD | None = No
     """Fill the model's parameters, and the optimizer's momentum if given, with the rows that this process owns.
 
     Reads, and checks, the files that hold some of those.
-    Raises UserError if the checkpoint is of another network, or a file of it is missing or damaged.
+    Raises UserError if the checkpoint is of another network, or a file of it is missing or damaged; FileNotFoundError if this
+    machine does not see it at all.
     """
     _same_network(checkpoint, model)
     load_rows(checkpoint, [*rows_of(model), *(rows_of(model, optimizer) if optimizer else ())])
 
 
 def load_rows(checkpoint: Checkpoint, wanted: "list[Rows]") -> None:
-    """Fill these, whose names and shapes must be the checkpoint's. Raises UserError if a file is missing or damaged."""
+    """Fill these, whose names and shapes must be the checkpoint's. Raises as `load` does."""
     store = open_store(checkpoint.place)
     missing = {rows.name: rows.stop - rows.start for rows in wanted}
     for file in checkpoint.state["files"]:
@@ -111,6 +113,10 @@ def load_rows(checkpoint: Checkpoint, wanted: "list[Rows]") -> None:
                 for rows in needed:
                     missing[rows.name] -= _copy(tensors, rows, file["rows"])
         except DamagedFileError as error:
+            if checkpoint.name not in store.tree():
+                raise FileNotFoundError(
+                    f"{socket.gethostname()} does not see {checkpoint.folder}: is the storage mounted there?"
+                ) from None
             raise UserError(
                 f"{checkpoint.folder} is damaged: {error}; take another checkpoint (the command that trains the run goes on from "
                 "the one before it by itself)"

@@ -1,5 +1,6 @@
 """The column worker: the Ray actor that owns one column of one replica (or all columns, on a single GPU) and trains it."""
 
+import json
 import os
 import threading
 import time
@@ -65,6 +66,8 @@ class ColumnWorker:
         self._profiling: Profiling | None = None
         self._store: dist.TCPStore | None = None
         self._reports: list[dict[str, Any]] = []
+        """Those that the driver may not have seen yet."""
+        self._reports_gone = 0
         self._progress = ProgressTeller()
         self._stop = threading.Event()
         self._feed: HostedFeed | None = None
@@ -170,12 +173,20 @@ class ColumnWorker:
     def status(self, reports_seen: int, messages_seen: int) -> Status:
         """How far it is, and what is new since."""
         messages, counts = self._feed.status(messages_seen) if self._feed else ([], {})
-        return Status(self._progress.read(), self._reports[reports_seen:], messages, counts)
+        # A call that was given up may come after a later one, and has nothing to say any more.
+        if (seen := reports_seen - self._reports_gone) > 0:
+            del self._reports[:seen]
+            self._reports_gone = reports_seen
+        return Status(self._progress.read(), list(self._reports), messages, counts)
 
     def collectives(self) -> str:
-        """What this process's process groups did last (torch's flight recorder), as JSON."""
-        recorded: bytes = torch._C._distributed_c10d._dump_fr_trace_json()  # type: ignore[attr-defined]  # not in its stubs
-        return recorded.decode()
+        """What this process's process groups did last (torch's flight recorders), as JSON: {"gloo": ..., "nccl": ...}."""
+        torch_internals: Any = torch._C._distributed_c10d
+        # NCCL's groups have a recorder of their own, which builds without CUDA lack.
+        dumps = {"gloo": torch_internals._dump_fr_trace_json}
+        if self.mesh.device == "cuda":
+            dumps["nccl"] = torch_internals._dump_nccl_trace_json
+        return json.dumps({name: json.loads(dump()) for name, dump in dumps.items()})
 
     def trace(self) -> Trace | None:
         """Of the steps that were profiled; None if there is none."""

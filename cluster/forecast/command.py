@@ -101,9 +101,10 @@ def plan_on(
         return make_plan(replace(config, cluster=replace(config.cluster, device="cpu")), 0, dataset), machine
     replicas = config.cluster.replicas if config.cluster.replicas != "auto" else 1
     there = machine.nodes or max(1, -(-replicas * config.network.columns // machine.devices_per_node))
-    node = NodeDevices(gpus=machine.devices_per_node, cpus=machine.cpus_per_node)
     gpus = devices or there * machine.devices_per_node
-    plan = make_plan(config, gpus, dataset, nodes=[node] * there)
+    counts = [min(machine.devices_per_node, gpus - node * machine.devices_per_node) for node in range(there)]
+    nodes = [NodeDevices(gpus=count, cpus=machine.cpus_per_node) for count in counts]
+    plan = make_plan(config, gpus, dataset, nodes=nodes)
     if plan.mesh.device == "cpu":
         raise UserError(
             f"{gpus} GPU(s) of {machine.name} are too few for {plan.mesh.replicas} replica(s), or cluster.device is cpu; "

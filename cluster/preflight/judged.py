@@ -102,6 +102,8 @@ def _shared(uuid: str, nodes: list[Node]) -> Result:
 def _in_use(node: Node, gpu: Gpu) -> Result:
     return Result(
         name="gpus",
+        # Memory alone may be a desktop's.
+        state="failed" if gpu.processes else "warning",
         where=node.name,
         what=f"GPU {gpu.index} ({gpu.model}, {gpu.uuid}) is in use: {gpu.busy}",
         todo="end that, or start Ray there with a CUDA_VISIBLE_DEVICES that leaves this GPU out",

@@ -41,8 +41,7 @@ def plan_for_cluster(ray: Any, config: Config, dataset: DatasetSize | None) -> P
     wanted = config.cluster.nodes
     nodes = wait_for_nodes(ray, wanted, config.cluster.start_timeout_seconds)
     try:
-        gpus = sum(node.devices.gpus for node in nodes)
-        return make_plan(config, gpus, dataset, nodes=[node.devices for node in nodes])
+        return make_plan(config, 0, dataset, nodes=[node.devices for node in nodes])
     except UserError as error:
         missing = [result.line for result in check_joined(ray, wanted, nodes) if not result.ok]
         raise UserError("\n".join([str(error), *missing])) from None

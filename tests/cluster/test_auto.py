@@ -59,7 +59,7 @@ def test_the_plan_says_what_was_chosen_and_why() -> None:
     assert "data workers" not in dict(describe(fixed))
 
 
-@pytest.mark.parametrize(("settings", "window"), [((), 14), (("cluster.data_workers=2",), 6), (("cluster.window_batches=3",), 3)])
+@pytest.mark.parametrize(("settings", "window"), [((), 10), (("cluster.data_workers=2",), 6), (("cluster.window_batches=3",), 3)])
 def test_a_window_of_batches_for_all_data_workers(settings: tuple[str, ...], window: int) -> None:
     made = make_plan(load("original.yaml", settings), 2, None, nodes=[NodeDevices(gpus=2, cpus=64)])
     assert made.config.cluster.window == window

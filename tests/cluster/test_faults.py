@@ -64,7 +64,7 @@ def test_a_column_that_hangs_is_found_diagnosed_and_replaced(undisturbed: Run, f
     assert f"pid {pid}, State:\tT (stopped)" in stacks
     assert stacks.count("workers/loop.py") >= 2
     recorded = json.loads(seen["collectives-0.json"])
-    assert any("gloo" in entry["profiling_name"] for entry in recorded["entries"])
+    assert any("gloo" in entry["profiling_name"] for entry in recorded["gloo"]["entries"])
     assert not os.path.exists(f"/proc/{pid}"), "a stopped process is not to be left behind"
 
 

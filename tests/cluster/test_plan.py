@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cluster.memory import of_column
-from cluster.plan import DatasetSize, Plan, choose_mesh, describe, make_plan
+from cluster.auto import NodeDevices
+from cluster.plan import DatasetSize, Plan, choose_mesh, describe, make_plan, plan_before_joining
 from configs.errors import UserError
 from configs.loader import built_in, load
 from configs.schema import Config
@@ -97,15 +98,44 @@ def test_devices(replicas: int, gpus: int, device: str, expected: tuple[str, int
         with pytest.raises(
             UserError, match=rf"cluster.device is cuda, but there are {gpus} GPU\(s\) for {replicas} repl"
         ):
-            choose_mesh(config, gpus)
+            choose_mesh(config, [gpus])
         return
-    mesh, why = choose_mesh(config, gpus)
+    mesh, why = choose_mesh(config, [gpus])
     assert (mesh.device, mesh.processes_per_replica, mesh.columns_per_process) == expected
     assert mesh.replicas == replicas
     made = make_plan(config, gpus, IMAGENET)
     assert made.gpus == (mesh.size if mesh.device == "cuda" else 0) <= gpus
     assert made.why == why and why in said(made)["device"]
     assert ("and 1 GPU each" in said(made)["actors"]) == (mesh.device == "cuda")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "replicas", "processes"),
+    [
+        ([1, 1, 1, 1], 1, 1),
+        ([1, 1, 1, 1], 2, 1),
+        ([1, 1, 1, 1], 4, 1),
+        ([3, 3, 3], 2, 2),
+        ([3, 3, 3], 4, 1),  # nine GPUs, and three of them alone on their nodes
+        ([0, 2, 1], 1, 2),
+    ],
+)
+def test_a_replica_has_a_gpu_per_column_only_if_they_are_on_one_node(
+    nodes: list[int], replicas: int, processes: int
+) -> None:
+    config = load("original.yaml", [f"cluster.replicas={replicas}"])
+    made = make_plan(config, 0, None, nodes=[NodeDevices(gpus=gpus, cpus=64) for gpus in nodes])
+    assert (made.mesh.device, made.mesh.processes_per_replica) == ("cuda", processes)
+    assert made.config.cluster.data_worker_count == 3 * processes
+    if sum(nodes) >= 2 * replicas and processes == 1:
+        assert "too few nodes with 2 of them" in made.why
+
+
+def test_gpus_of_a_cluster_are_not_looked_for_on_the_machine_that_joins_it() -> None:
+    config = load("original.yaml", ["cluster.device=cuda", "cluster.replicas=512", "train.batch_size=512"])
+    assert plan_before_joining(config, "10.0.0.1:6379", IMAGENET).program().total_steps > 0
+    with pytest.raises(UserError, match=r"there are \d+ GPU\(s\) for 512 replica"):
+        plan_before_joining(config, None, IMAGENET)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +150,7 @@ def test_devices(replicas: int, gpus: int, device: str, expected: tuple[str, int
 )
 def test_reasons(gpus: int, device: str, replicas: int, reason: str) -> None:
     config = load("original.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
-    assert choose_mesh(config, gpus)[1].startswith(reason)
+    assert choose_mesh(config, [gpus])[1].startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +171,9 @@ def test_a_norm_over_all_maps_keeps_the_columns_in_one_process(
     config = load("caffe.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
     if expected is None:
         with pytest.raises(UserError, match=r"1 GPU\(s\) for 2 replica\(s\), each with all its columns in one process"):
-            choose_mesh(config, gpus)
+            choose_mesh(config, [gpus])
         return
-    mesh, why = choose_mesh(config, gpus)
+    mesh, why = choose_mesh(config, [gpus])
     assert (mesh.device, mesh.processes_per_replica, mesh.columns_per_process) == (expected, 1, 2)
     assert why.endswith("because network.lrn.sees is all")
 

@@ -161,6 +161,14 @@ def test_gpu_in_use_by_somebody_else() -> None:
     assert only(judged.check_gpus(found(answer(taken), answer(free("b")), in_use=1))).state == "ok"
 
 
+def test_memory_in_use_by_nothing_that_computes_is_a_warning() -> None:
+    """A desktop is drawn by the same GPU."""
+    taken = GpuReport(gpus=parse(GPUS, ""))
+    result = only(judged.check_gpus(found(answer(taken), answer(free("b")))))
+    assert (result.state, result.ok) == ("warning", True)
+    assert "is in use: 31,007 of 40,960 MiB" in result.line
+
+
 def test_fewer_gpus_than_ray_was_told_of() -> None:
     report = GpuReport(gpus=free("b").gpus[:1])
     result = only(judged.check_gpus(found(answer(free("a")), answer(report))))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -191,6 +192,20 @@ def test_latest_is_the_newest_committed_checkpoint(begun: Path) -> None:
     latest = folder(begun).latest()
     assert latest is not None and (latest.step, latest.evaluated) == (100, False)
     assert run.newest_in_words() == latest.folder == f"{run.checkpoints}/step-00000100-a1"
+
+
+def test_an_empty_place_is_no_new_beginning_once_something_was_saved(begun: Path) -> None:
+    """As when a disk is not mounted after the machine was started again."""
+    run = folder(begun)
+    path = written(run, 30)
+    run.log.write_text(json.dumps({"kind": "checkpoint", "step": 30, "folder": str(path)}) + "\n")
+    found = folder(begun).to_go_on_from(1, pytest.fail)
+    assert found is not None and found.step == 30
+    shutil.move(run.checkpoints, begun / "elsewhere")
+    for ask in (lambda: folder(begun).latest(), lambda: run.to_go_on_from(2, pytest.fail)):
+        with pytest.raises(UserError, match=r"step-00000030-a1 was saved, and there is no checkpoint at .* is it mounted"):
+            ask()
+    assert not Path(run.checkpoints).exists(), "nothing is written where it should be mounted"
 
 
 def test_a_damaged_checkpoint_is_told_set_aside_and_the_one_before_it_taken(begun: Path) -> None:

@@ -63,13 +63,13 @@ def test_second_command_says_that_the_run_is_complete(undisturbed: Run, folder: 
 
 
 def test_same_seed_gives_the_same_weights_also_with_more_data_workers(undisturbed: Run, folder: Path) -> None:
-    run = Run(folder, "three-data-workers", "cluster.data_workers=3", "cluster.cpus_per_data_worker=0.5")
+    run = Run(folder, "three-data-workers", "cluster.data_workers=3", "cluster.cpus_per_data_worker=0.5", "cluster.replicas=auto")
     assert run.finish() == 0, run.text
     assert run.weights() == undisturbed.weights()
 
 
 def test_killed_tree_and_same_command_give_the_same_weights(undisturbed: Run, folder: Path) -> None:
-    run = Run(folder, "killed")
+    run = Run(folder, "killed", "cluster.data_workers=auto")
     run.wait_for_step(13)
     processes = run.descendants()
     run.kill_tree()

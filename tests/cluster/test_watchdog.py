@@ -38,6 +38,16 @@ def test_no_hang_while_any_rank_moves(clock: list[float]) -> None:
         assert dog.hang() is None
 
 
+def test_ranks_are_starting_until_one_has_gone_through_its_first_step(clock: list[float]) -> None:
+    dog = watchdog()
+    assert dog.starting
+    for rank in (0, 1):
+        dog.heard(rank, at(2, "first"))
+    assert dog.starting
+    dog.heard(1, at(3))
+    assert not dog.starting
+
+
 def test_a_hang_names_the_one_that_does_not_answer(clock: list[float]) -> None:
     dog = watchdog()
     dog.heard(0, at(5))

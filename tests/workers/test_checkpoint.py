@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,14 @@ def test_another_network_is_refused_before_anything_is_loaded(one: Path, change:
     with pytest.raises(UserError, match=message):
         load(committed(str(one))[-1], model, PaperSGD(model, SETTINGS))
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_checkpoint_that_this_machine_does_not_see_is_not_called_damaged(
+    ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    newest = replace(committed(str(ranks[0]))[-1], place=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=rf"does not see .*{newest.name}: is the storage mounted there"):
+        load(newest, *make())
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "missing"])
