@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 .PHONY: demo test check help
-demo: $(VENV)/.installed ## train the built-in demo: two columns, pictures drawn on the spot, a few minutes
+demo: $(VENV)/.installed ## train the built-in demo: two columns, pictures drawn on the spot, about two minutes
 	$(VENV)/bin/python -m cluster.train
 
 test: $(VENV)/.installed ## run the tests

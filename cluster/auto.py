@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from configs.schema import Config
 
 DATA_WORKERS_PER_GPU = {"fp32": 3}
-"""By precision. An H100 is predicted to train as many images as 2.4 CPUs decode in fp32, and as 9.5 in tf32 (docs/reproduce.md)."""
+"""By precision. An H100 is predicted to train as many images as 2.4 CPUs decode in fp32, as 9.5 in tf32 (docs/reproduce.md)."""
 OTHERWISE = 10
 
 

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         "--weights",
         type=_numbers,
         metavar="W,W,...",
-        help="of each network in the mean of probabilities (default: equal)",
+        help="weight of each network in the mean of probabilities (default: equal)",
     )
     parser.add_argument(
         "--by-class", action="store_true", help="errors of the worst and best classes; of all in the JSON"

@@ -12,13 +12,14 @@ examples:
   python -m cluster.export runs/demo --to demo.safetensors      python -m cluster.predict demo.safetensors photo.jpg reads it
   python -m cluster.export runs/demo --to demo.onnx             for onnxruntime and others; needs pip install -e '.[export]'
   python -m cluster.export runs/demo --to demo.pt2              torch.export.load("demo.pt2").module(), where there is only torch
-  python -m cluster.export runs/demo/checkpoints/step-00000500 --to half.onnx
+  python -m cluster.export runs/demo/checkpoints/step-00000500-a1 --to half.onnx
   python -m cluster.export demo.safetensors --to demo.onnx
 
 All hold the testing form: in go float32 images [N, 3, S, S], preprocessed as the file itself says (`input` in its metadata), out
 come logits [N, classes]. N may be any number. Each file is read again and its logits are compared before it gets its name.
 
-In Python, weights go into torch's own modules without a file: alexnet.export.plain_module(model).
+In Python, weights go into torch's own modules without a file:
+alexnet.export.plain_module(cluster.network.load_network("runs/demo").model).
 
 exit codes: 0 done, 1 the exported network differs from ours, 2 wrong input
 """

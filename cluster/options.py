@@ -38,7 +38,8 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number of the kind wanted") from None
+            wanted = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text} is not within {low:g}..{high:g}")
         return value

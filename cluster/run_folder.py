@@ -113,8 +113,8 @@ class RunFolder:
         if not found:
             if was := self._last_saved():
                 raise UserError(
-                    f"{was} was saved, and there is no checkpoint at {self.checkpoints} now; is it mounted, and is checkpoint.folder "
-                    f"as before? To begin this run again, remove {self.path}"
+                    f"{was} was saved, and there is no checkpoint at {self.checkpoints} now; is it mounted, and is "
+                    f"checkpoint.folder as before? To begin this run again, remove {self.path}"
                 )
             return None
         self._refuse_other_experiment(found[-1])

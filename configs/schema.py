@@ -233,7 +233,7 @@ class Fault(Section):
     """What happens when a process, a node or a network fails while training. Nothing here changes what is learned."""
 
     max_failures: Natural = 5
-    """Failures that are put up with between two checkpoints: a process that dies, a hang, a node that is lost. After each the
+    """Failures tolerated between two checkpoints: a process that dies, a hang, a node that is lost. After each the
     actors are placed anew and go on from the last checkpoint; one more, and the run ends with the cause. 0: the first one
     ends it."""
     max_preemptions: Natural | None = None
@@ -242,8 +242,8 @@ class Fault(Section):
     """Pause before the second restart without a new checkpoint in between; doubled for each further one, up to a minute. The
     first restart comes at once."""
     hang_timeout_seconds: Positive = 120.0
-    """How long no column may make progress before the attempt counts as hung. Longer than the longest step, evaluation step and
-    pause of the network; first steps, and data that come from a URL, have `cluster.collective_timeout_seconds`, and
+    """How long no column may make progress before the attempt counts as hung. Must be longer than the longest step, evaluation
+    step and pause of the network; first steps, and data that come from a URL, have `cluster.collective_timeout_seconds`, and
     checkpoints `checkpoint.save_timeout_seconds`."""
     rejoin_timeout_seconds: Positive = 1800.0
     """How long a restart waits for nodes to come back if there is no room for it."""

@@ -103,8 +103,8 @@ def plan_on(
     there = machine.nodes or max(1, -(-replicas * config.network.columns // machine.devices_per_node))
     gpus = devices or there * machine.devices_per_node
     counts = [min(machine.devices_per_node, gpus - node * machine.devices_per_node) for node in range(there)]
-    nodes = [NodeDevices(gpus=count, cpus=machine.cpus_per_node) for count in counts]
-    plan = make_plan(config, gpus, dataset, nodes=nodes)
+    described = [NodeDevices(gpus=count, cpus=machine.cpus_per_node) for count in counts]
+    plan = make_plan(config, gpus, dataset, nodes=described)
     if plan.mesh.device == "cpu":
         raise UserError(
             f"{gpus} GPU(s) of {machine.name} are too few for {plan.mesh.replicas} replica(s), or cluster.device is cpu; "

@@ -20,7 +20,7 @@ from configs.machine import PIXELS, Link, Machine
 from workers.program import Program
 
 UNCOMPILED = {"norm": 6.0, "spatial_norm": 6.0, "update": 2.2}
-"""How much longer these take without `compute.fused` (docs/measurements.md: 4 to 8 times, 130 ms instead of 60)."""
+"""How much longer these take without `compute.fused` (docs/measurements.md: 5.7 to 7.6 times, 130 ms instead of 60)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         "--among",
         type=number(int, 6, 10**9),
         metavar="N",
-        help="look for them among N training images, evenly spread (default: all)",
+        help="look for nearest neighbours among N training images, evenly spread (default: all)",
     )
     add("--seed", type=number(int, 0, 2**31), default=0, help="of the choice of figure 4's images (default 0)")
     add("--data", metavar="DIR", help="the data set, if it is not where the first run's config says")

@@ -59,7 +59,9 @@ def test_the_plan_says_what_was_chosen_and_why() -> None:
     assert "data workers" not in dict(describe(fixed))
 
 
-@pytest.mark.parametrize(("settings", "window"), [((), 10), (("cluster.data_workers=2",), 6), (("cluster.window_batches=3",), 3)])
+@pytest.mark.parametrize(
+    ("settings", "window"), [((), 10), (("cluster.data_workers=2",), 6), (("cluster.window_batches=3",), 3)]
+)
 def test_a_window_of_batches_for_all_data_workers(settings: tuple[str, ...], window: int) -> None:
     made = make_plan(load("original.yaml", settings), 2, None, nodes=[NodeDevices(gpus=2, cpus=64)])
     assert made.config.cluster.window == window
@@ -80,5 +82,7 @@ def test_what_is_neither_a_count_nor_auto(value: str) -> None:
 
 
 def test_a_window_is_of_two_batches_at_least() -> None:
-    with pytest.raises(UserError, match=r"cluster.window_batches: must be a whole number greater than 1, or auto, not 1"):
+    with pytest.raises(
+        UserError, match=r"cluster.window_batches: must be a whole number greater than 1, or auto, not 1"
+    ):
         load("original.yaml", ["cluster.window_batches=1"])

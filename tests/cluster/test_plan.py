@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.memory import of_column
 from cluster.auto import NodeDevices
+from cluster.memory import of_column
 from cluster.plan import DatasetSize, Plan, choose_mesh, describe, make_plan, plan_before_joining
 from configs.errors import UserError
 from configs.loader import built_in, load

@@ -203,7 +203,9 @@ def test_an_empty_place_is_no_new_beginning_once_something_was_saved(begun: Path
     assert found is not None and found.step == 30
     shutil.move(run.checkpoints, begun / "elsewhere")
     for ask in (lambda: folder(begun).latest(), lambda: run.to_go_on_from(2, pytest.fail)):
-        with pytest.raises(UserError, match=r"step-00000030-a1 was saved, and there is no checkpoint at .* is it mounted"):
+        with pytest.raises(
+            UserError, match=r"step-00000030-a1 was saved, and there is no checkpoint at .* is it mounted"
+        ):
             ask()
     assert not Path(run.checkpoints).exists(), "nothing is written where it should be mounted"
 

@@ -27,7 +27,7 @@ def test_run_ends_with_errors_paths_and_the_planned_data(undisturbed: Run) -> No
     assert feed["decoded"] == TRAINING_IMAGES + EVALUATIONS * VALIDATION_IMAGES
     assert feed["batches"] == 30 + EVALUATIONS * 4
     assert feed["repeated"] == 0
-    assert feed["batches_held"] <= 4
+    assert feed["batches_held"] <= 5  # cluster.window_batches with one data worker
 
 
 @pytest.mark.slow
@@ -63,7 +63,13 @@ def test_second_command_says_that_the_run_is_complete(undisturbed: Run, folder: 
 
 
 def test_same_seed_gives_the_same_weights_also_with_more_data_workers(undisturbed: Run, folder: Path) -> None:
-    run = Run(folder, "three-data-workers", "cluster.data_workers=3", "cluster.cpus_per_data_worker=0.5", "cluster.replicas=auto")
+    run = Run(
+        folder,
+        "three-data-workers",
+        "cluster.data_workers=3",
+        "cluster.cpus_per_data_worker=0.5",
+        "cluster.replicas=auto",
+    )
     assert run.finish() == 0, run.text
     assert run.weights() == undisturbed.weights()
 

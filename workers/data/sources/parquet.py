@@ -28,8 +28,8 @@ class ParquetSource:
     """A Parquet file, or a folder that holds some (`root/*.parquet` or `root/data/*.parquet`).
 
     The part of a file's name before `-00000-of-00001` is its split. `train` is needed; `validation` (or `valid`, `val`, or
-    `test` where there is none of these) becomes `validation`, unless it has no labels. A single file of any name is the training set. Keys are
-    "<file's stem>/<row>": the paths inside such files are often null or repeated.
+    `test` where there is none of these) becomes `validation`, unless it has no labels. A single file of any name is the training
+    set. Keys are "<file's stem>/<row>": the paths inside such files are often null or repeated.
 
     first_classes: take the images of this many classes only, those with the lowest labels; None: all.
 
