@@ -17,10 +17,12 @@ class Preprocess(torch.nn.Module):
 
     mean_SSC: Tensor
 
-    def __init__(self, settings: Augment, statistics: PixelStatistics, crop: int) -> None:
-        """crop: side of the crops, in pixels; at most the side of the mean image."""
+    def __init__(
+        self, settings: Augment, statistics: PixelStatistics, crop: int, *, channels_last: bool = True
+    ) -> None:
+        """crop: side of the crops, in pixels; at most the side of the mean image. channels_last: the result's layout."""
         super().__init__()
-        self.crop, self.mean = crop, settings.mean
+        self.crop, self.mean, self.channels_last = crop, settings.mean, channels_last
         mean = torch.from_numpy(statistics.mean_SSC.astype(np.float32))
         if settings.mean == "channel":
             mean = mean.mean(dim=(0, 1), keepdim=True).expand_as(mean)
@@ -52,7 +54,9 @@ class Preprocess(torch.nn.Module):
             part = slice(start, start + each)
             mirror, colour, noisy = (None if x is None else x[part] for x in (mirror_B, colour_BC, noisy_B))
             self._finish(images_BHWC[part], offsets_B2[part], mirror, colour, noisy, out[part])
-        return out.permute(0, 3, 1, 2)
+        x_BCHW = out.permute(0, 3, 1, 2)
+        # A convolution takes the layout of its input, whatever that of its weights.
+        return x_BCHW if self.channels_last else x_BCHW.contiguous()
 
     def _finish(
         self,

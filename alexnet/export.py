@@ -21,7 +21,8 @@ def plain_module(model: AlexNet) -> torch.fx.GraphModule:
     """Logits [B, classes] of preprocessed images [B, 3, input_size, input_size], with copies of the model's weights.
 
     Equal to `model.eval()` up to rounding. model: owns all columns. Parameters are called `conv1.weight`, `classifier.bias` ...,
-    and have the shapes of the whole network's; a fully connected layer that sees its own column alone is a grouped nn.Conv1d.
+    and have the shapes of the whole network's; a fully connected layer that sees its own column alone is a grouped nn.Conv1d,
+    and a locally connected one an nn.Unfold and a product.
     """
     assert model.columns == model.network.columns, "a part of the columns is no network"
     plain = nn.Sequential()
@@ -48,7 +49,8 @@ def _modules(network: Network) -> Iterator[tuple[str, nn.Module]]:
     yield "flatten", nn.Flatten()
     for name, dense in network.denses.items():
         yield from _dense(network, table[name])
-        yield f"{name}_activation", _activation(network)
+        if not dense.linear:
+            yield f"{name}_activation", _activation(network)
         if dense.dropout:
             yield f"{name}_dropout", _Scale(1.0 - dense.dropout)
     yield from _dense(network, table["classifier"])
@@ -59,7 +61,11 @@ def _convolution(network: Network, layer: Layer, conv: Conv, groups: int) -> Ite
     if layer.overhang:
         yield f"{layer.name}_overhang", nn.ZeroPad2d((0, layer.overhang, 0, layer.overhang))
     groups = 1 if conv.sees == "all" else groups
-    yield layer.name, nn.Conv2d(layer.inputs * groups, conv.maps, conv.kernel, conv.stride, conv.padding, groups=groups)
+    if conv.local:
+        yield layer.name, _LocalConv(layer, conv, groups)
+    else:
+        maps = layer.inputs * groups
+        yield layer.name, nn.Conv2d(maps, conv.maps, conv.kernel, conv.stride, conv.padding, groups=groups)
     for number, step in enumerate(conv.then):
         name = f"{layer.name}_{number}_{step}"
         if step == "activation":
@@ -68,7 +74,7 @@ def _convolution(network: Network, layer: Layer, conv: Conv, groups: int) -> Ite
             yield name, nn.MaxPool2d(network.pool.size, network.pool.stride, ceil_mode=True)
         elif step == "lrn":
             assert network.lrn is not None
-            yield name, _ColumnNorm(network.lrn, network.columns)
+            yield name, _ColumnNorm(network.lrn, 1 if network.lrn.sees == "all" else network.columns)
         else:
             assert network.spatial_lrn is not None
             yield name, _SpatialNorm(network.spatial_lrn)
@@ -95,6 +101,23 @@ class _Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor
+
+
+class _LocalConv(nn.Module):
+    """A convolution whose weights [O, inputs * K * K, P] and biases [O, P] differ from position P to position."""
+
+    def __init__(self, layer: Layer, conv: Conv, groups: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(layer.weight_shape))
+        self.bias = nn.Parameter(torch.empty(layer.bias_shape))
+        self.patches = nn.Unfold(conv.kernel, padding=conv.padding, stride=conv.stride)
+        self.groups, self.side = groups, layer.side
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        patches_BGIP = self.patches(x_BCHW).unflatten(1, (self.groups, -1))
+        weight_GOIP = self.weight.unflatten(0, (self.groups, -1))
+        y_BOP = torch.einsum("bgip,goip->bgop", patches_BGIP, weight_GOIP).flatten(1, 2) + self.bias
+        return y_BOP.unflatten(2, (self.side, self.side))
 
 
 class _ColumnNorm(nn.Module):

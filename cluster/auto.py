@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 from configs.schema import Config
 
-DATA_WORKERS_PER_GPU = {"fp32": 3}
-"""By precision. An H100 is predicted to train as many images as 2.4 CPUs decode in fp32, as 9.5 in tf32 (docs/reproduce.md)."""
-OTHERWISE = 10
+DATA_WORKERS_PER_GPU = {"fp32": 3, "tf32": 11, "bf16": 18}
+"""By precision. One H100 is predicted to train as many images as 2.5, 10.4 and 17.8 CPUs decode (docs/scaling.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +36,25 @@ def resolve_auto(config: Config, nodes: Sequence[NodeDevices]) -> tuple[Config, 
 
 
 def _replicas(config: Config, nodes: Sequence[NodeDevices]) -> tuple[int, str]:
-    columns, batch = config.network.columns, config.train.batch_size
+    processes, batch = config.network.most_processes, config.train.batch_size
     if config.cluster.device == "cpu":
         return 1, "cluster.device is cpu"
-    room = sum(node.gpus // columns for node in nodes)
+    room = sum(node.gpus // processes for node in nodes)
     if room < 1:
-        return 1, f"no node has {columns} GPUs, one per column"
+        return 1, f"no node has {processes} GPU(s), as many as a replica takes"
     count = max(number for number in range(1, min(room, batch) + 1) if batch % number == 0)
-    why = f"there are GPUs for {room} replica(s) of {columns} column(s), each on one node"
+    why = f"there are GPUs for {room} replica(s) of {processes}, each on one node"
     return count, why if count == room else f"{why}, and {batch} images split evenly over {count}"
 
 
 def _data_workers(config: Config, nodes: Sequence[NodeDevices]) -> tuple[int, str]:
-    cluster, columns, replicas = config.cluster, config.network.columns, config.cluster.replica_count
+    cluster, most, replicas = config.cluster, config.network.most_processes, config.cluster.replica_count
     gpus = sum(node.gpus for node in nodes)
     if cluster.device == "cpu" or gpus < replicas:
         return 1, "one makes more images than CPUs train"
-    processes = columns if sum(node.gpus // columns for node in nodes) >= replicas else 1
+    processes = most if sum(node.gpus // most for node in nodes) >= replicas else 1
     precision = config.compute.precision
-    each = DATA_WORKERS_PER_GPU.get(precision, OTHERWISE)
+    each = DATA_WORKERS_PER_GPU[precision]
     useful = each * processes
     # Ray fills a node before it takes the next, so a node has as many replicas as its GPUs allow.
     left = []

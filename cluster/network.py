@@ -137,7 +137,8 @@ def assemble(
     model = AlexNet(network).to(place).eval()
     if compute.channels_last:
         model = channels_last(model)
-    preprocess = Preprocess(augment, facts.statistics, network.input_size).to(place)
+    last = compute.channels_last
+    preprocess = Preprocess(augment, facts.statistics, network.input_size, channels_last=last).to(place)
     step = Step(model, preprocess, None, None, compute.precision)
     return LoadedNetwork(
         source=source, updates=updates, network=network, augment=augment, config=None, facts=facts, step=step

@@ -71,7 +71,12 @@ class Plan:
     def exchanged_bytes(self) -> int:
         """Bytes that one column's process sends in a step, forward and backward; 0 if one process owns all columns."""
         others = self.mesh.processes_per_replica - 1
-        return 2 * self.exchanged_floats * FLOAT_BYTES * self.images_per_replica * others
+        return 2 * self.exchanged_floats * self.sent_float_bytes * self.images_per_replica * others
+
+    @property
+    def sent_float_bytes(self) -> int:
+        """Of a float that columns exchange."""
+        return 2 if self.config.compute.precision == "bf16" else FLOAT_BYTES
 
     @property
     def batch_bytes(self) -> int:
@@ -188,7 +193,7 @@ def choose_mesh(config: Config, gpus_of_nodes: Sequence[int]) -> tuple[Mesh, str
     """
     replicas, columns, wish = config.cluster.replica_count, config.network.columns, config.cluster.device
     gpus = sum(gpus_of_nodes)
-    if columns > 1 and config.network.lrn is not None and config.network.lrn.sees == "all":
+    if config.network.most_processes < columns:
         return _together(replicas, columns, wish, gpus)
     each = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cuda")
     if wish != "cpu" and sum(there // columns for there in gpus_of_nodes) >= replicas:

@@ -24,6 +24,8 @@ from workers.data.storage import is_url
 
 State = Literal["running", "complete", "stopped", "failed"]
 ENDED: dict[str, State] = {"finished": "complete", "stopped": "stopped", "failed": "failed"}
+STOCK = "stock"
+"""In place of ranks, in the log of a run of `python -m cluster.reproduce stock`."""
 LATELY_SECONDS = 600.0
 """A log of another machine's that has grown since is growing; longer where its reports are rarer."""
 

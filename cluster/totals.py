@@ -22,9 +22,9 @@ class Totals:
 
     def add(self, report: dict[str, Any]) -> None:
         if report["kind"] == "train":
-            self.images += report["images"]
             for what, seconds in step_seconds(report).items():
                 self.seconds[what] += sum(seconds) / len(seconds)
+            self.images += report["images"]
         elif report["kind"] in ("evaluation", "checkpoint"):
             self.seconds[report["kind"]] += held_seconds(report)
 

@@ -48,6 +48,11 @@ def _network(network: Network) -> Iterator[tuple[str, str]]:
                     f"{path}.then",
                     f"says `{step}`, but network.{step} is not set; set it, or take `{step}` out",
                 )
+            if conv.then.count(step) > 1:
+                yield (
+                    f"{path}.then",
+                    f"says `{step}` {conv.then.count(step)} times, and a layer has one; take the others out",
+                )
     for name, dense in network.denses.items():
         if dense.units % network.columns:
             uneven = True

@@ -101,3 +101,9 @@ class Network(Section):
     denses: Mapping[str, Dense] = field(default_factory=dict)
     """In order, by name."""
     classifier: Classifier = field(default_factory=Classifier)
+
+    @property
+    def most_processes(self) -> int:
+        """That its columns can be in: 1 if a norm sees the maps of all of them, which nobody sends, else one for each."""
+        together = self.lrn is not None and self.lrn.sees == "all"
+        return 1 if together else self.columns

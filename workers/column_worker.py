@@ -233,7 +233,8 @@ class ColumnWorker:
         began = None if start else init_from(config.train, model)
         init_record = start.state.get("init_from") if start else began and began.record
         statistics, crop = statistics or pixel_statistics(manifest, folder), config.network.input_size
-        preprocess = Preprocess(config.augment, statistics, crop).to(device)
+        last = config.compute.channels_last
+        preprocess = Preprocess(config.augment, statistics, crop, channels_last=last).to(device)
         program = Program.of(
             config,
             train_rows=manifest.splits["train"].rows,

@@ -138,4 +138,6 @@ def _this_gpu() -> Machine | None:
 
     here = torch.cuda.get_device_name().lower()
     known = next((name for name in built_in_machines() if name in here.replace(" ", "")), None)
-    return load_machine(known) if known else None
+    if known is None:
+        return None
+    return replace(load_machine(known), devices_per_node=local_gpus(), cpus_per_node=os.cpu_count() or 1)

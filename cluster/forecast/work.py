@@ -7,8 +7,8 @@ from cluster.plan import FLOAT_BYTES, Plan
 from configs.geometry import Layer
 
 Kind = Literal["first_conv", "conv", "dense", "norm", "spatial_norm", "update", "other"]
-INDEX_FLOATS = 2
-"""A pool keeps where its maxima were, in 8 bytes each."""
+INDEX_BYTES = 8
+"""Of where a maximum was, which a pool keeps."""
 UPDATE_BYTES = 5 * FLOAT_BYTES
 """Per parameter: weights, gradient and momentum are read, weights and momentum written."""
 
@@ -49,7 +49,7 @@ def of_process(plan: Plan, images: int) -> list[Part]:
         found.append(_weighted(plan, layer, images, each, seen + made, first=place == 0))
         given = made
         if layer.kind == "conv":
-            after, given = _after_conv(plan, layer, made, each)
+            after, given = _after_conv(plan, layer, images, made, each)
             found += after
         elif layer.kind == "dense":
             dense = network.denses[layer.name]
@@ -94,13 +94,13 @@ def _weighted(plan: Plan, layer: Layer, images: int, each: float, floats: float,
         forward_bytes=once,
         backward_bytes=passes * once,
         operations=16 if across else 4 + 2 * passes,
-        sent_bytes=each * layer.exchanged_floats * others if across else 0.0,
+        sent_bytes=images * plan.sent_float_bytes * layer.exchanged_floats * others if across else 0.0,
         own=share if across else 1.0,
         parameters=int(layer.parameters * share),
     )
 
 
-def _after_conv(plan: Plan, layer: Layer, size: float, each: float) -> tuple[list[Part], float]:
+def _after_conv(plan: Plan, layer: Layer, images: int, size: float, each: float) -> tuple[list[Part], float]:
     """What follows a convolution, and floats per image that it leaves. A rectifier goes along with the norm after it."""
     network, found = plan.config.network, []
     steps = network.convs[layer.name].then
@@ -109,7 +109,7 @@ def _after_conv(plan: Plan, layer: Layer, size: float, each: float) -> tuple[lis
             continue
         if step == "pool":
             made = size / layer.side**2 * layer.final_side**2
-            moved = (size + made + INDEX_FLOATS * made) * each
+            moved = (size + made) * each + INDEX_BYTES * images * made
             found.append(_memory(f"{layer.name} pool", "other", moved, moved))
             size = made
         else:

@@ -101,19 +101,22 @@ def _row(group: Group, own: Errors | None, first: Errors | None, *, reference: b
         top1_change=own.top1 - first.top1,
         top5_change=own.top5 - first.top5,
         top1_doubt=doubt,
-        paper=paper_change(group.differences),
+        paper=paper_change(group.differences, group.runs[0].config.network.input_size),
     )
 
 
-def paper_change(found: Sequence[Difference]) -> Change | None:
+def paper_change(found: Sequence[Difference], input_size: int) -> Change | None:
     """What the paper or its authors found for the same change, also where it is made to a smaller network.
 
     The same change: the same settings differ, and are as in the variant after; widths and paddings, which another network has
-    others of, need be so only where they were as in original.yaml before.
+    others of, need be so only where they were as in original.yaml before. Paddings that another input size needs no other of
+    may stay. input_size: of the network that is changed.
     """
-    ours = _telling(found)
+    ours, same_size = _telling(found), input_size == load("original.yaml").network.input_size
     for name, known in CHANGES.items():
         theirs = _changes(name)
+        if not same_size:
+            theirs = {path: one for path, one in theirs.items() if path in ours or not path.endswith(".padding")}
         if ours and ours.keys() == theirs.keys() and all(_alike(ours[path], one) for path, one in theirs.items()):
             return known
     return None

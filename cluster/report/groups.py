@@ -10,11 +10,12 @@ from cluster.report.records import RunRecord
 from cluster.settings import ALIKE, Difference, differences, without
 
 DATA_SET = "data set"
+TRAINED_BY = "trained by"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs whose configs differ in their seeds and names alone."""
+    """Runs whose configs differ in their seeds and names alone, trained by the same program."""
 
     label: str
     runs: tuple[RunRecord, ...]
@@ -37,7 +38,8 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
 
 def _learned(record: RunRecord) -> dict[str, Any]:
     settings: dict[str, Any] = without(record.settings, ALIKE)
-    return {**settings, DATA_SET: record.fingerprint or record.settings["data"]["path"]}
+    known = {**settings, DATA_SET: record.fingerprint or record.settings["data"]["path"]}
+    return {**known, TRAINED_BY: "stock PyTorch"} if record.stock else known
 
 
 def _label(runs: Sequence[RunRecord]) -> str:

@@ -1,5 +1,6 @@
 """What a run's folder says of it: settings, reports of its log, errors, time. Without torch."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Literal
 
 from cluster.evaluations import read as read_evaluations
 from cluster.network import find_run
-from cluster.run_state import RunState, read_log, read_run
+from cluster.run_state import STOCK, RunState, read_log, read_run
 from cluster.totals import Totals
 from configs.errors import UserError
 from configs.loader import load, to_dict
@@ -53,6 +54,8 @@ class RunRecord:
     """What was named: the run's folder, or a checkpoint's in it."""
     path: Path
     config: Config
+    stock: bool
+    """Whether it was trained by plain PyTorch (`python -m cluster.reproduce stock`)."""
     settings: dict[str, Any]
     """The config as plain data."""
     state: RunState
@@ -135,17 +138,17 @@ def _read(given: Path, label: str) -> RunRecord:
     totals = Totals()
     train: list[dict[str, Any]] = []
     tested: list[dict[str, Any]] = []
-    wall, begun, last = 0.0, 0.0, 0.0
+    wall, begun, last, stock = 0.0, 0.0, 0.0, False
     for report in read_log(path / "log.jsonl"):
         kind, now = report["kind"], float(report.get("time", 0.0))
+        stock = stock or report.get("ranks") == [STOCK]
         if kind == "start":
             wall, begun = wall + last - begun, now
         last = max(now, begun)
         if kind in ("train", "evaluation", "checkpoint"):
-            try:
+            # Older versions, of the stock run too, did not say what time went on.
+            with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
                 totals.add(report)
-            except (KeyError, TypeError, ZeroDivisionError):
-                continue  # of an older version
         if kind in ("train", "evaluation"):
             into = train if kind == "train" else tested
             while into and into[-1]["step"] >= report["step"]:
@@ -160,6 +163,7 @@ def _read(given: Path, label: str) -> RunRecord:
         given=given,
         path=path,
         config=config,
+        stock=stock,
         settings=to_dict(config),
         state=read_run(path),
         train=train,

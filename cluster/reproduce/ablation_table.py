@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
 
 from cluster.console import print_plan, print_table
 from cluster.paper import CHANGES, OVERFITTING, Change
-from cluster.reproduce.comparison import Noise, mean, pooled, spread, verdict
+from cluster.reproduce.comparison import Noise, pooled, spread, verdict
 from cluster.reproduce.variations import FULL, VARIATIONS
 from configs.errors import UserError
 
@@ -60,11 +61,11 @@ def _cell(name: str, errors: Mapping[str, list[float]], noise: Noise | None, kin
     difference = limit = None
     told = ""
     if full and name != FULL:
-        difference = mean(own) - mean(full)
+        difference = fmean(own) - fmean(full)
         limit = noise.of_difference(len(own), len(full)) if noise else None
         told = verdict(difference, limit, paper)
     return Cell(
-        mean=mean(own),
+        mean=fmean(own),
         spread=spread(own),
         difference=difference,
         limit=limit,
@@ -82,7 +83,7 @@ def ensemble(found: Found) -> dict[str, float] | None:
     numbers = {}
     for views, tested in full.items():
         for kind in KINDS:
-            numbers[f"{kind}_{views}_members"] = 100 * mean([one[kind] for one in tested["members"]])
+            numbers[f"{kind}_{views}_members"] = 100 * fmean([one[kind] for one in tested["members"]])
             numbers[f"{kind}_{views}_ensemble"] = 100 * tested[kind]
     return numbers
 

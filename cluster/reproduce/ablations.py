@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.console import print_plan
-from cluster.reproduce.series import Series, Wanted, has_diverged, result_of
+from cluster.reproduce.series import Series, Wanted, has_diverged, result_of, train_reports
 from cluster.reproduce.variations import FULL, VARIATIONS
-from cluster.run_state import read_log
 from configs.errors import UserError
 from configs.loader import load
 
@@ -85,13 +84,15 @@ class Ablations:
 def run_ablations(wanted: Ablations, *, plan_only: bool = False, table_only: bool = False) -> int:
     """Train what is missing, test, compare; returns 0. Raises UserError for wrong input, RunFailed if a run failed."""
     runs = wanted.runs()
-    left = [(name, seed) for name, seed in runs if wanted.run(name, seed).folder not in wanted.complete(name)]
+    whole = {folder for name in wanted.names() for folder in wanted.complete(name)}
+    # One that diverged would do so again.
+    left = [one for one in runs if (at := wanted.run(*one).folder) not in whole and not has_diverged(at)]
     print_plan(
         [
             ("networks", ", ".join(wanted.names())),
             (
                 "runs",
-                f"{len(runs)} of {wanted.steps:,} steps, {len(runs) - len(left)} of them complete, in {wanted.out}",
+                f"{len(runs)} of {wanted.steps:,} steps, {len(whole)} of them complete, in {wanted.out}",
             ),
             ("time", "about 6 minutes each on two quiet cores; measured after the first"),
         ]
@@ -121,7 +122,7 @@ def overfits_by(run: Path) -> float:
     """
     result = result_of(run)
     assert result is not None, f"{run} is not complete"
-    reports = [report for report in read_log(run / "log.jsonl") if report["kind"] == "train"]
+    reports = train_reports(run)
     last = [report for report in reports if report["epoch"] > reports[-1]["epoch"] - 1]
     wrong = sum(report["top1_error"] * report["images"] for report in last)
     return float(result["validation"]["top1_error"]) - wrong / sum(report["images"] for report in last)

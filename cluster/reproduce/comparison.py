@@ -7,6 +7,7 @@ little alone. A difference is visible if it is larger than Student's t (95 %, tw
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
 
@@ -25,16 +26,9 @@ class Noise:
         return float(t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.deviation * math.sqrt(1 / first + 1 / second)
 
 
-def mean(errors: Sequence[float]) -> float:
-    return math.fsum(errors) / len(errors)
-
-
 def spread(errors: Sequence[float]) -> float | None:
     """Standard deviation of a sample; None of one alone."""
-    if len(errors) < 2:
-        return None
-    middle = mean(errors)
-    return math.sqrt(math.fsum((error - middle) ** 2 for error in errors) / (len(errors) - 1))
+    return stdev(errors) if len(errors) > 1 else None
 
 
 def pooled(groups: Mapping[str, Sequence[float]]) -> Noise | None:
@@ -42,7 +36,7 @@ def pooled(groups: Mapping[str, Sequence[float]]) -> Noise | None:
     freedom = sum(len(errors) - 1 for errors in groups.values() if errors)
     if freedom < 1:
         return None
-    squares = math.fsum((error - mean(errors)) ** 2 for errors in groups.values() for error in errors)
+    squares = math.fsum((error - fmean(errors)) ** 2 for errors in groups.values() for error in errors)
     return Noise(deviation=math.sqrt(squares / freedom), freedom=freedom)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from alexnet.augment import Preprocess
 from alexnet.colour import PixelStatistics, colour_basis
+from alexnet.layout import channels_last
 from configs.loader import load
 from configs.schema import Augment, ColourNoise
 from tests import reference
@@ -51,6 +52,17 @@ def test_equals_a_loop_over_images(mean: Any, given: tuple[str, ...]) -> None:
     training = {name: TRAINING[name] for name in given}
     expected = reference.preprocessed(IMAGES, MEAN, OFFSETS, mean=mean, divisor=1.25, **training)
     np.testing.assert_allclose(found(settings, **training), expected, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_maps_lie_in_memory_as_the_images_do(last: bool) -> None:
+    layout, model = torch.contiguous_format, torch.nn.Conv2d(3, 8, 3)
+    if last:
+        layout, model = torch.channels_last, channels_last(model)
+    module = Preprocess(Augment(), STATISTICS, CROP, channels_last=last)
+    given = module(torch.from_numpy(IMAGES), torch.from_numpy(OFFSETS))
+    assert given.is_contiguous(memory_format=layout)
+    assert model(given).is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("noise", [ColourNoise(strength=0.25, rescale=False), None])

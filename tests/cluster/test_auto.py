@@ -10,11 +10,11 @@ from configs.loader import load, parse, to_dict
 AUTO = ("cluster.replicas=auto", "cluster.data_workers=auto")
 
 
-def counts(nodes: list[tuple[int, float]], *settings: str) -> tuple[int, int]:
+def counts(nodes: list[tuple[int, float]], *settings: str, config: str = "original.yaml") -> tuple[int, int]:
     """(replicas, data workers of each) for nodes of (GPUs, CPUs)."""
     devices = [NodeDevices(gpus=gpus, cpus=cpus) for gpus, cpus in nodes]
-    config = load("original.yaml", [*AUTO, *settings])
-    cluster = make_plan(config, sum(gpus for gpus, _ in nodes), None, nodes=devices).config.cluster
+    loaded = load(config, [*AUTO, *settings])
+    cluster = make_plan(loaded, 0, None, nodes=devices).config.cluster
     return cluster.replica_count, cluster.data_worker_count
 
 
@@ -24,7 +24,8 @@ def counts(nodes: list[tuple[int, float]], *settings: str) -> tuple[int, int]:
         ([(0, 64)], (), (1, 1)),
         ([(1, 64)], (), (1, 3)),  # both columns on one GPU: half the appetite
         ([(2, 64)], (), (1, 6)),
-        ([(2, 64)], ("compute.precision=tf32",), (1, 20)),
+        ([(2, 64)], ("compute.precision=tf32",), (1, 22)),
+        ([(2, 64)], ("compute.precision=bf16",), (1, 36)),
         ([(8, 64)], (), (4, 6)),
         ([(8, 64)], ("cluster.device=cpu",), (1, 1)),
         (
@@ -49,9 +50,14 @@ def test_counts(nodes: list[tuple[int, float]], settings: tuple[str, ...], expec
     assert counts(nodes, *settings) == expected
 
 
+def test_a_replica_whose_columns_stay_together_takes_one_gpu() -> None:
+    assert counts([(8, 64)], config="caffe.yaml") == (8, 3)
+    assert counts([(1, 64)] * 4, config="caffe.yaml") == (4, 3)
+
+
 def test_the_plan_says_what_was_chosen_and_why() -> None:
     words = dict(describe(make_plan(load("original.yaml", AUTO), 8, None, nodes=[NodeDevices(gpus=8, cpus=16)])))
-    assert words["replicas"] == "auto -> 4, because there are GPUs for 4 replica(s) of 2 column(s), each on one node"
+    assert words["replicas"] == "auto -> 4, because there are GPUs for 4 replica(s) of 2, each on one node"
     assert words["data workers"] == (
         "auto -> 2 per replica, because the node has 2 CPU(s) per replica left, and 6 would be useful"
     )

@@ -64,6 +64,7 @@ def test_columns_add_up_also_where_the_classes_are_uneven() -> None:
 def test_exchange_follows_replicas_and_processes() -> None:
     assert plan().exchanged_bytes == 31_064_064
     assert plan("cluster.replicas=2").exchanged_bytes == 31_064_064 // 2, "half the images each"
+    assert plan("compute.precision=bf16").exchanged_bytes == 31_064_064 // 2, "in bfloat16"
     alone = plan(gpus=1)
     assert alone.exchanged_bytes == 0
     assert said(alone)["exchange"] == "30,336 floats per image and column forward, inside one process"

@@ -102,6 +102,11 @@ REFUSED: list[tuple[list[str], str, str]] = [
     (["network.convs.conv2.then=[pool, pool, pool]"], "network.convs.conv2", "a pooling window of 3 does not fit 2"),
     (["network.convs.conv2.kernel=11"], "network.convs.conv2", "a kernel of 11 does not fit 10 positions"),
     (["network.convs.conv1.then=[lrn]"], "network.convs.conv1.then", "network.lrn is not set"),
+    (
+        ["network.convs.conv1.then=[lrn, activation, lrn]", "network.lrn={size: 5}"],
+        "network.convs.conv1.then",
+        "`lrn` 2 times",
+    ),
     (["network.convs.conv1.then=[spatial_lrn]"], "network.convs.conv1.then", "network.spatial_lrn is not set"),
     (
         ["data.drawn_pictures={size: 24}", "network.classes=10", "network.input_size=25"],

@@ -6,7 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.console import RunConsole, clock, errors_table, print_plan
+from cluster.dataset import load_manifest
+from cluster.evaluations import ERRORS, keep
+from cluster.network import keep_facts
 from cluster.run_folder import RunFolder
+from cluster.run_state import STOCK
 from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
 from configs.loader import load
@@ -40,6 +44,8 @@ def run_stock(
         with StopSignals() as signals:
             result = _train(run, config, threads, workers, layout, differences, signals)
         run.write_result(result)
+        about = {"step": result["step"], "data": config.data.path, "dataset": load_manifest(config).fingerprint}
+        keep(run.path, {**about, "views": 10, **{key: result["ten_views"][key] for key in ERRORS}})
     else:
         print("this run is complete; remove its folder to begin it again")
     tell(run, result)
@@ -62,6 +68,7 @@ def _train(
     device = "cuda" if config.cluster.device != "cpu" and torch.cuda.is_available() else "cpu"
     machine = Machine(threads=threads, workers=workers, device=device, channels_last=layout == "channels_last")
     run.open()
+    keep_facts(run.path, config)
     training = Training(config, run, machine)
     started, at = time.monotonic(), 0
     with RunConsole(training.whole_steps) as console:
@@ -82,7 +89,7 @@ def _train(
 
         size = {"batch_size": config.train.batch_size, "classes": config.network.classes}
         start = {"kind": "start", "step": training.steps_done, "whole_steps": training.whole_steps}
-        report({**start, **size, "ranks": ["stock"], "differences": differences})
+        report({**start, **size, "ranks": [STOCK], "differences": differences})
         signals.gentle = True
         try:
             result = training.to_the_end(report, check)

@@ -69,10 +69,16 @@ class Sums:
 
     def speed(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started
+        waited = self.waited_seconds
         return {
             "images_per_second": self.images / seconds,
-            "data_wait": self.waited_seconds / seconds,
+            "data_wait": waited / seconds,
             "exchange_wait": 0.0,
+            "by_rank": {
+                "data_wait_seconds": [waited],
+                "exchange_wait_seconds": [0.0],
+                "compute_seconds": [seconds - waited],
+            },
         }
 
 
@@ -122,7 +128,8 @@ class Training:
         for epoch in range(self.epochs_done, self.whole_epochs):
             self._epoch(epoch)
             self.epochs_done = epoch + 1
-            errors = self._test(1)
+            began = time.perf_counter()
+            errors = {**self._test(1), "took_seconds": time.perf_counter() - began}
             self._report({"kind": "evaluation", "step": self.steps_done, "epoch": float(self.epochs_done), **errors})
             self._save()
         result = {"validation": errors or self._test(1), "ten_views": self._test(10)}

@@ -73,6 +73,7 @@ def test_the_same_change_to_a_smaller_network_has_the_papers_number(tmp_path: Pa
         make_run(
             tmp_path, "pools", "network.pool.size=2", "network.convs.conv2.padding=1", "network.convs.conv5.padding=0"
         ),
+        make_run(tmp_path, "pools-alone", "network.pool.size=2", "network.pool.stride=2"),
         make_run(tmp_path, "faster", "schedule.stages.0.weights=0.02", top1=None),
         make_run(tmp_path, "other-norms", "network.convs.conv1.then=[pool,activation]", "network.lrn.size=3"),
     ]
@@ -81,6 +82,7 @@ def test_the_same_change_to_a_smaller_network_has_the_papers_number(tmp_path: Pa
     assert found["no-norms"].paper == CHANGES["no_normalisation"]
     assert found["no-noise"].paper == CHANGES["no_colour_noise"]
     assert found["pools"].paper == CHANGES["non_overlapping_pooling"]
+    assert found["pools-alone"].paper == CHANGES["non_overlapping_pooling"], "these sides need no other paddings"
     assert found["faster"].paper is None and found["faster"].errors is None
     assert found["other-norms"].paper is None
     assert found["no-norms"].top1_change == pytest.approx(0.02)

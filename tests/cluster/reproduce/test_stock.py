@@ -16,6 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from alexnet.schedule import Stages
+from cluster.report.__main__ import main as report
+from cluster.report.groups import group_runs
+from cluster.report.records import read_records
 from cluster.reproduce.__main__ import main
 from cluster.reproduce.stock.data import Photos, TrainingCrops, views
 from cluster.reproduce.stock.network import build, layer_parameters, left_out
@@ -27,7 +30,7 @@ from configs.geometry import layers
 from configs.loader import load
 from configs.schema import Network, ResponseNorm, StageSchedule
 from tests import reference
-from tests.cluster.runs import PROJECT
+from tests.cluster.runs import PROJECT, Run
 from workers.data.dataset import Dataset
 from workers.stored_network import find_checkpoint
 
@@ -224,6 +227,29 @@ def test_a_whole_run_and_what_it_leaves(little: Path, capsys: pytest.CaptureFixt
     assert main(["stock", str(little), "name=whole"]) == 0
     assert "complete" in capsys.readouterr().out
     assert (folder / "log.jsonl").read_bytes() == before
+
+
+def test_a_report_shows_it_beside_ours(
+    little: Path, bold: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _run(little, "shown")
+    [record] = read_records([folder])
+    assert record.stock and record.fingerprint
+    assert [one["step"] for one in record.tested] == [4, 8, 12] and record.train[-1]["step"] == 12
+    assert record.totals.images == 3 * 30 and record.totals.seconds["compute"] > 0
+    result = json.loads((folder / "result.json").read_text())
+    errors = [record.errors(views_) for views_ in (1, 10)]
+    assert [one and one.top1 for one in errors] == [result[key]["top1_error"] for key in ("validation", "ten_views")]
+    ours = replace(record, stock=False)
+    groups = group_runs([ours, record])
+    assert len(groups) == 2, "no other seed of the same"
+    assert [(one.path, one.after) for one in groups[1].differences] == [("trained by", "stock PyTorch")]
+    assert report([str(bold.folder), str(folder), "--no-neighbours", "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "shown_stock" in page and "stock PyTorch" in page
+    capsys.readouterr()
+    assert report([str(folder), "--out", str(tmp_path / "none")]) == 2
+    assert "is a run of `cluster.reproduce stock`" in capsys.readouterr().err
 
 
 def test_stopped_and_given_again_it_ends_as_if_never_stopped(little: Path) -> None:
