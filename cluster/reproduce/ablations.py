@@ -43,6 +43,11 @@ class Ablations:
         full = [(FULL, seed) for seed in range(self.seeds + 1)] if FULL in names else []
         return full + [(name, seed) for seed in range(self.seeds) for name in names if name != FULL]
 
+    def left(self) -> list[tuple[str, int]]:
+        """Those of `runs` that are still to be trained; one that diverged would do so again. Raises UserError as `complete`."""
+        whole = {folder for name in self.names() for folder in self.complete(name)}
+        return [one for one in self.runs() if (at := self.run(*one).folder) not in whole and not has_diverged(at)]
+
     def run(self, name: str, seed: int) -> Wanted:
         settings = [*self.settings, *VARIATIONS[name].settings, f"train.seed={seed}"]
         return Wanted(config=self.config, settings=settings, folder=self.out / f"{name}-{seed}")
@@ -84,15 +89,13 @@ class Ablations:
 def run_ablations(wanted: Ablations, *, plan_only: bool = False, table_only: bool = False) -> int:
     """Train what is missing, test, compare; returns 0. Raises UserError for wrong input, RunFailed if a run failed."""
     runs = wanted.runs()
-    whole = {folder for name in wanted.names() for folder in wanted.complete(name)}
-    # One that diverged would do so again.
-    left = [one for one in runs if (at := wanted.run(*one).folder) not in whole and not has_diverged(at)]
+    left = wanted.left()
     print_plan(
         [
             ("networks", ", ".join(wanted.names())),
             (
                 "runs",
-                f"{len(runs)} of {wanted.steps:,} steps, {len(whole)} of them complete, in {wanted.out}",
+                f"{len(runs)} of {wanted.steps:,} steps, {len(runs) - len(left)} of them done, in {wanted.out}",
             ),
             ("time", "about 6 minutes each on two quiet cores; measured after the first"),
         ]

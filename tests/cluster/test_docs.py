@@ -38,7 +38,7 @@ RULES: list[tuple[str, Literal["run", "plan", "parse"], str]] = [
     (r"train .*--sink", "parse", "needs MLflow; test_sinks.py"),
     (r"train( |$)", "plan", "trains for minutes to days; test_train.py trains at a small size"),
     (
-        r"prepare (imagenet|parquet|cifar10)",
+        r"prepare (imagenet|parquet|cifar10|tiny-imagenet)",
         "parse",
         "needs archives; test_prepare_archives.py and test_ingest.py make small ones",
     ),
@@ -69,6 +69,7 @@ SUBSTITUTES = {
     "PHOTO.jpg": "PHOTOS/train/class_0/0.jpg",
     "FOLDER": "PHOTOS/validation",
     "SOURCE": "PHOTOS",
+    "network.classes=12": "network.classes=2",
 }
 """What stands for something of the reader's, and what is there instead in these tests."""
 

@@ -46,6 +46,15 @@ def test_one_seed_of_all_networks_comes_before_the_next(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_run_that_diverged_is_not_trained_again(little: Path, tmp_path: Path) -> None:
+    wanted = Ablations(config=str(little), settings=[], out=tmp_path, seeds=1, only=["all"])
+    assert wanted.left() == [("all", 0), ("all", 1)]
+    (tmp_path / "all-1").mkdir()
+    told = [{"kind": "start"}, {"kind": "end", "ended": "failed", "why": "the loss is nan: training has diverged"}]
+    (tmp_path / "all-1" / "log.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in told))
+    assert wanted.left() == [("all", 0)]
+
+
 def test_runs_table_and_once_more(little: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "ablations"
     words = ["ablations", "--config", str(little), "--out", str(out), "--only", "all,no_dropout", "--seeds", "1"]
@@ -72,7 +81,7 @@ def test_runs_table_and_once_more(little: Path, tmp_path: Path, capsys: pytest.C
     assert content["networks"]["no_dropout"]["overfitting"]["mean"] == pytest.approx(100 * (tested - in_training))
     logs = {path: path.read_bytes() for path in out.glob("*/log.jsonl")}
     assert main(words) == 0
-    assert "3 of them complete" in capsys.readouterr().out
+    assert "3 of them done" in capsys.readouterr().out
     capsys.readouterr()
     for setting, said in (
         ("optimizer.momentum=0.5", "optimizer.momentum: 0.9 then, 0.5 now"),
