@@ -13,7 +13,7 @@ examples:
   python -m cluster.train --plan original.yaml --machine h100 --devices 2    on two GPUs of a described kind
   python -m cluster.train --plan original.yaml --machine a100 --sweep replicas=1..1024 --plot scaling.png
   python -m cluster.train --check original.yaml --address auto   whether the cluster, storage and data are fit for it
-  python -m cluster.train tiny_imagenet.yaml data.path=data/tiny train.epochs=3
+  python -m cluster.train tiny_imagenet.yaml data.path=data/photos train.epochs=3
   python -m cluster.train my.yaml --address auto             on the Ray cluster that this machine belongs to
   python -m cluster.train tiny_imagenet.yaml name=wide network.convs.conv1.maps=96
   python -m cluster.train original.yaml --quiet --sink mlflow_sink:MLflow     reports to MLflow too (docs/monitoring.md)

@@ -8,7 +8,7 @@ from cluster.options import command_parser, location, number
 
 EXAMPLES = """\
 examples:
-  python -m cluster.reproduce stock tiny_imagenet.yaml data.path=data/tiny     the same recipe in plain PyTorch
+  python -m cluster.reproduce stock tiny_imagenet.yaml                         the same recipe in plain PyTorch
   python -m cluster.reproduce figure1 data.path=data/cifar10                   rectifiers against tanh, on CIFAR-10
   python -m cluster.reproduce ablations data.path=data/tiny40                  what each part of the network is worth
 
@@ -46,7 +46,7 @@ def _stock_parser() -> argparse.ArgumentParser:
         "Train a config's layers, initial weights, batch, epochs and rates with nn.Conv2d(groups=), nn.LocalResponseNorm,\n"
         "nn.Dropout, torch.optim.SGD and a DataLoader, as one would without this project. The run is runs/NAME_stock.",
         "  python -m cluster.reproduce stock\n"
-        "  python -m cluster.reproduce stock tiny_imagenet.yaml data.path=data/tiny --threads 2 --workers 1\n"
+        "  python -m cluster.reproduce stock tiny_imagenet.yaml data.path=data/photos --threads 2 --workers 1\n"
         "  python -m cluster.reproduce stock tiny_imagenet.yaml train.epochs=3 name=short --layout contiguous\n",
     )
     parser.add_argument("config", nargs="?", default="tiny_imagenet.yaml", help="default: tiny_imagenet.yaml")
@@ -111,7 +111,7 @@ def _ablations_parser() -> argparse.ArgumentParser:
         "ablations",
         "Train small networks that lack one part each, with several seeds, and compare them with the full one.\n"
         "Results: ablations.json and ablations.png in --out, beside the runs.",
-        "  python -m cluster.prepare parquet downloads/tiny-imagenet --size 64 --classes 40 --out data/tiny40\n"
+        "  python -m cluster.prepare tiny-imagenet --classes 40 --out data/tiny40\n"
         "  python -m cluster.reproduce ablations --plan\n"
         "  python -m cluster.reproduce ablations\n"
         "  python -m cluster.reproduce ablations --only all,no_dropout --seeds 4\n"

@@ -79,9 +79,8 @@ class Ablations:
         size = dataset_size(config)
         if size is None:
             raise UserError(
-                f"no data set at {config.data.path}; make it, from Parquet files of Tiny-ImageNet for example, with "
-                f"`python -m cluster.prepare parquet SOURCE --size 64 --classes {config.network.classes} --out "
-                f"{config.data.path}`, or set data.path"
+                f"no data set at {config.data.path}; make it, from Tiny ImageNet for example, with "
+                f"`python -m cluster.prepare tiny-imagenet --classes {config.network.classes} --out {config.data.path}`, or set data.path"
             )
         return make_plan(config, 0, size).program().total_steps
 
