@@ -80,7 +80,8 @@ class Ablations:
         if size is None:
             raise UserError(
                 f"no data set at {config.data.path}; make it, from Tiny ImageNet for example, with "
-                f"`python -m cluster.prepare tiny-imagenet --classes {config.network.classes} --out {config.data.path}`, or set data.path"
+                f"`python -m cluster.prepare tiny-imagenet --classes {config.network.classes} --out "
+                f"{config.data.path}`, or set data.path"
             )
         return make_plan(config, 0, size).program().total_steps
 
