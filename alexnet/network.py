@@ -6,6 +6,8 @@ split along dim 0 (output maps, units or classes), so a column's parameters are 
 Shape suffixes: B images, C maps of the owned columns, H and W positions, D units of the owned columns.
 """
 
+import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,10 +153,25 @@ class AlexNet(nn.Module):
         return x
 
     def _walk_of(self, stretch: "Stretch", compiled: bool) -> Callable[[Tensor, Tensor | None], Tensor]:
-        def walk(x: Tensor, keys_B: Tensor | None) -> Tensor:
-            return self._walk(stretch.steps, x, keys_B)
+        if not compiled:
+            return functools.partial(self._walk, stretch.steps)
+        # Norms have kernels of their own. In one with a pool, the compiler would work out the pool's gradient anew for each
+        # element of each window, which takes thirty times as long.
+        walks = [
+            functools.partial(self._walk, list(steps)) if norm else self._compiled(list(steps))
+            for norm, steps in itertools.groupby(stretch.steps, self._is_norm)
+        ]
+        return lambda x, keys_B: functools.reduce(lambda x, walk: walk(x, keys_B), walks, x)
 
-        return Compiled(walk, "the layers run uncompiled", "compute.compile=false") if compiled else walk
+    def _compiled(self, steps: list[tuple[str, str]]) -> Callable[[Tensor, Tensor | None], Tensor]:
+        def walk(x: Tensor, keys_B: Tensor | None) -> Tensor:
+            return self._walk(steps, x, keys_B)
+
+        return Compiled(walk, "the layers run uncompiled", "compute.compile=false")
+
+    def _is_norm(self, step: tuple[str, str]) -> bool:
+        kind, name = step
+        return kind == "part" and isinstance(self.parts[name], LocalResponseNorm)
 
     def _walk(self, steps: list[tuple[str, str]], x: Tensor, keys_B: Tensor | None) -> Tensor:
         activation = torch.relu if self.network.activation == "relu" else torch.tanh

@@ -2,6 +2,11 @@
 
 from configs.errors import UserError, is_user_error, last_raised
 
+FOR_MEMORY = (
+    "Ray ended its process, because its node had hardly any memory left; `--plan` says what a run needs, and with smaller "
+    "train.batch_size, cluster.data_workers and cluster.window_batches it needs less"
+)
+
 
 class RunFailed(Exception):  # noqa: N818 - it says what happened, not which error
     """A run that could not go on: the message names the cause and what to do. Entry points exit with code 1."""
@@ -40,9 +45,11 @@ def is_wrong_input(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str:
     """One line that says what happened, without the layers that the error came through."""
-    from ray.exceptions import ActorDiedError, RayActorError
+    from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
 
     cause = root_cause(error)
+    if isinstance(cause, OutOfMemoryError):
+        return FOR_MEMORY
     if isinstance(cause, UserError | FloatingPointError | OSError):
         return str(cause)
     if isinstance(cause, ActorDiedError | RayActorError):

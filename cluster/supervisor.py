@@ -33,11 +33,6 @@ STARTING_SECONDS = 5.0
 
 ABRUPTLY = "its process was killed (kill -9, or by the system for want of memory), or crashed"
 """Ray says the same of all three."""
-FOR_MEMORY = (
-    "Ray ended its process, because its node had hardly any memory left; `--plan` says what a run needs, and "
-    "smaller are train.batch_size, cluster.data_workers and cluster.window_batches"
-)
-
 DEATHS = (RayActorError, NodeDiedError, OutOfMemoryError)
 
 StopReason = Literal["signal", "drain", "resize"]
@@ -204,7 +199,7 @@ def _failure(reference: Any) -> Exception | None:
 
 def _how(error: BaseException) -> str:
     if isinstance(error, OutOfMemoryError):
-        return FOR_MEMORY
+        return explain(error)
     text = " ".join(str(error).split())
     for sign, words in (
         ("SIGKILL", ABRUPTLY),

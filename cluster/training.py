@@ -112,7 +112,8 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
         try:
             outcome = attempts.train()
         except RunFailed as error:
-            raise RunFailed(f"{error}. {_where_it_goes_on(run)}") from None
+            where = _where_it_goes_on(run)
+            raise RunFailed(f"{error}. {where[0].upper()}{where[1:]}") from None
         if isinstance(outcome, Stopped):
             reporting.end("stopped", outcome.step)
         else:
@@ -214,4 +215,7 @@ def _say_profile(run: RunFolder, start: "Checkpoint | None") -> None:
 
 
 def _where_it_goes_on(run: RunFolder) -> str:
-    return f"the last checkpoint is {run.newest_in_words()}; the same command goes on from there"
+    newest = run.newest_in_words()
+    if newest == "none":
+        return "there is no checkpoint yet, so the same command begins again"
+    return f"the last checkpoint is {newest}; the same command goes on from there"

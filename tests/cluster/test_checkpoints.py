@@ -66,7 +66,7 @@ def test_a_full_disk_ends_the_run_in_words_and_leaves_what_there_is(
     last = failure(run)
     assert "No space left on device" in last and "the ones before it are whole" in last
     found = re.search(
-        rf"the last checkpoint is ({small_disk}/full/step-\d+-a1); the same command goes on from there$", last
+        rf"The last checkpoint is ({small_disk}/full/step-\d+-a1); the same command goes on from there$", last
     )
     assert found, last
     config, model = load_network(found[1])
@@ -87,7 +87,7 @@ def test_an_object_store_that_is_lost_and_comes_back(
         # Whichever was at it: the first rank may have written its part before.
         assert re.search(rf"\(rank [01]: s3://{BUCKET}/runs/lost/.* cannot be", last), last
         assert (
-            "the ones before it are whole" in last and f"the last checkpoint is s3://{BUCKET}/runs/lost/step-" in last
+            "the ones before it are whole" in last and f"The last checkpoint is s3://{BUCKET}/runs/lost/step-" in last
         )
         place = server.url("runs/lost")
         found = newest_whole(place, print)
