@@ -166,7 +166,7 @@ class Compute(Section):
     that have it. bf16: products, activations, their gradients and the exchange in bfloat16; weights, updates and the loss in
     float32."""
     compile: bool = False
-    """Compile the layers between two exchanges as a whole (torch.compile). Takes a minute or more at each start."""
+    """Compile all that lies between exchanges and norms as a whole (torch.compile). Takes up to a minute at each start."""
 
 
 @dataclass(frozen=True, kw_only=True)
