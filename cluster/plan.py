@@ -6,11 +6,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from cluster import memory
 from cluster.auto import NodeDevices, resolve_auto
-from configs.errors import UserError
+from cluster.devices import choose_mesh, local_gpus
 from configs.geometry import Layer, layers, share
 from configs.schema import Config
 from workers.data.storage import without_keys
@@ -184,67 +183,6 @@ def plan_before_joining(config: Config, address: str | None, dataset: DatasetSiz
     if address is not None and config.cluster.device == "cuda":
         config = replace(config, cluster=replace(config.cluster, device="auto"))
     return make_plan(config, local_gpus(), dataset)
-
-
-def choose_mesh(config: Config, gpus_of_nodes: Sequence[int]) -> tuple[Mesh, str]:
-    """The mesh for nodes with this many GPUs, and why. A replica's columns are on one node.
-
-    Raises UserError if `cluster.device` is cuda and there are too few.
-    """
-    replicas, columns, wish = config.cluster.replica_count, config.network.columns, config.cluster.device
-    gpus = sum(gpus_of_nodes)
-    if config.network.most_processes < columns:
-        return _together(replicas, columns, wish, gpus)
-    each = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cuda")
-    if wish != "cpu" and sum(there // columns for there in gpus_of_nodes) >= replicas:
-        return each, f"{gpus} GPU(s) for {replicas * columns} column(s): one each, exchanging over NCCL"
-    if wish != "cpu" and gpus >= replicas:
-        whole = Mesh(replicas=replicas, processes_per_replica=1, columns_per_process=columns, device="cuda")
-        apart = "" if gpus < replicas * columns else f", too few nodes with {columns} of them"
-        return (
-            whole,
-            f"{gpus} GPU(s) for {replicas * columns} columns{apart}: all columns of a replica in one process on one GPU",
-        )
-    fewer = [n for n in range(replicas - 1, 0, -1) if replicas % n == 0 and n <= gpus]
-    if wish != "cpu" and config.fault.elastic and fewer:
-        mesh, why = choose_mesh(replace(config, cluster=replace(config.cluster, replicas=fewer[0])), gpus_of_nodes)
-        return mesh, f"{why}; {fewer[0]} of {replicas} replicas, which take the others' parts too (fault.elastic)"
-    if wish == "cuda":
-        raise UserError(
-            f"cluster.device is cuda, but there are {gpus} GPU(s) for {replicas} replica(s); "
-            "set cluster.device=auto or cpu, fewer cluster.replicas, or join a cluster that has GPUs with --address"
-        )
-    cpu = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cpu")
-    asked = (
-        "cluster.device is cpu"
-        if wish == "cpu"
-        else "no GPU"
-        if gpus == 0
-        else f"only {gpus} GPU(s) for {replicas} replicas"
-    )
-    return cpu, f"{asked}: one process per column on CPUs, exchanging over gloo"
-
-
-def _together(replicas: int, columns: int, wish: str, gpus: int) -> tuple[Mesh, str]:
-    """For a network whose response norms see every column's maps, which are not sent between processes."""
-    if wish == "cuda" and gpus < replicas:
-        raise UserError(
-            f"cluster.device is cuda, but there are {gpus} GPU(s) for {replicas} replica(s), each with all its columns in one "
-            "process because network.lrn.sees is all; set cluster.device=auto or cpu, or fewer cluster.replicas"
-        )
-    device: Literal["cuda", "cpu"] = "cuda" if wish != "cpu" and gpus >= replicas else "cpu"
-    mesh = Mesh(replicas=replicas, processes_per_replica=1, columns_per_process=columns, device=device)
-    where = "on one GPU" if device == "cuda" else "on CPUs"
-    return mesh, f"all columns of a replica in one process {where}, because network.lrn.sees is all"
-
-
-def local_gpus() -> int:
-    """GPUs that this process may use. Asks torch only where there is a driver, for importing torch takes seconds."""
-    if not Path("/dev/nvidiactl").exists():
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def local_cpus(plan: Plan) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 from cluster.auto import NodeDevices
 from cluster.console import print_plan
 from cluster.dataset import dataset_size
+from cluster.devices import local_gpus
 from cluster.forecast.model import Forecast, forecast
 from cluster.forecast.sweep import curves, draw, parse_range, table
 from cluster.forecast.words import forecast_lines
-from cluster.plan import DatasetSize, Plan, describe, local_gpus, make_plan
+from cluster.plan import DatasetSize, Plan, describe, make_plan
 from configs.errors import UserError
 from configs.loader import load
 from configs.machine import Machine, built_in_machines, load_machine

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cluster.auto import NodeDevices
+from cluster.devices import choose_mesh
 from cluster.memory import of_column
-from cluster.plan import DatasetSize, Plan, choose_mesh, describe, make_plan, plan_before_joining
+from cluster.plan import DatasetSize, Plan, describe, make_plan, plan_before_joining
 from configs.errors import UserError
 from configs.loader import built_in, load
 from configs.schema import Config
