@@ -25,6 +25,7 @@ from tests.cluster.runs import Run
 from tests.cluster.test_bad_input import refused
 from tests.data.pictures import jpeg
 from tests.parity.cases import CASES
+from tests.parity.variants import VARIANTS
 from workers.data.facts import DataFacts
 
 # As in tests/alexnet: more threads would only wait for each other.
@@ -130,7 +131,8 @@ def test_other_programs_find_the_same_probabilities_from_pixels(
 
 def made_up(name: str) -> LoadedNetwork:
     """A network of the parity tests, with weights as they start."""
-    network, size = CASES[name].network, CASES[name].network.input_size + 6
+    network = {**CASES, **VARIANTS}[name].network
+    size = network.input_size + 6
     statistics = PixelStatistics(
         mean_SSC=np.random.default_rng(0).uniform(90, 150, (size, size, 3)).astype(np.float32),
         eigenvalues=(1.0, 1.0, 1.0),
@@ -142,7 +144,7 @@ def made_up(name: str) -> LoadedNetwork:
     return assemble(network, augment, facts, source=name, updates=7, compute=Compute(), device="cpu")
 
 
-@pytest.mark.parametrize("name", ["complete", "four columns"])
+@pytest.mark.parametrize("name", ["complete", "four columns", "caffe", "fall2011", "cifar10_13pct", "local columns"])
 @pytest.mark.parametrize("kind", ["safetensors", "onnx", "pt2"])
 def test_every_feature_of_the_schema_can_be_exported(name: str, kind: str, tmp_path: Path) -> None:
     loaded, file = made_up(name), tmp_path / f"made.{kind}"
