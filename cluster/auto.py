@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from configs.schema import Config
 
-DATA_WORKERS_PER_GPU = {"fp32": 3, "tf32": 11, "bf16": 18}
-"""By precision. One H100 is predicted to train as many images as 2.5, 10.4 and 17.8 CPUs decode (docs/scaling.md)."""
+DATA_WORKERS_PER_GPU = {"fp32": 3, "tf32": 13, "bf16": 22}
+"""By precision. One H200 is predicted to train as many images as 2.4, 12.4 and 21.5 CPUs decode (docs/scaling.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,8 +197,8 @@ class Cluster(Section):
     cpus_per_column: Count = 1
     """CPUs, and compute threads, of a column's process."""
     data_workers: CountOrAuto = 1
-    """Data workers per replica. auto: for each GPU of a replica 3, 11 or 18 with a `compute.precision` of fp32, tf32 or bf16, as
-    an H100 wants by the forecast of docs/scaling.md; fewer if the node has no CPUs left for them, at least 1. On CPUs: 1."""
+    """Data workers per replica. auto: for each GPU of a replica 3, 13 or 22 with a `compute.precision` of fp32, tf32 or bf16, as
+    an H200 wants by the forecast of docs/scaling.md; fewer if the node has no CPUs left for them, at least 1. On CPUs: 1."""
     cpus_per_data_worker: Positive = 1
     window_batches: TwoOrAuto = "auto"
     """Batches per replica that may be under way or waiting; bounds the object store. A data worker makes one at a time, so fewer

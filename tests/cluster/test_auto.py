@@ -24,8 +24,8 @@ def counts(nodes: list[tuple[int, float]], *settings: str, config: str = "origin
         ([(0, 64)], (), (1, 1)),
         ([(1, 64)], (), (1, 3)),  # both columns on one GPU: half the appetite
         ([(2, 64)], (), (1, 6)),
-        ([(2, 64)], ("compute.precision=tf32",), (1, 22)),
-        ([(2, 64)], ("compute.precision=bf16",), (1, 36)),
+        ([(2, 64)], ("compute.precision=tf32",), (1, 26)),
+        ([(2, 64)], ("compute.precision=bf16",), (1, 44)),
         ([(8, 64)], (), (4, 6)),
         ([(8, 64)], ("cluster.device=cpu",), (1, 1)),
         (
