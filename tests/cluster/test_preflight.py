@@ -105,7 +105,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.fixture(scope="module")
 def results(place: Place) -> list[Result]:
     """Of a plan whose windows do not fit the second node's object store."""
-    return place.look("train.batch_size=40000")
+    return place.look("train.batch_size=40000", "cluster.window_batches=4")
 
 
 def told(results: list[Result], name: str) -> dict[str, str]:
@@ -148,7 +148,9 @@ def test_object_store_smaller_than_the_windows(results: list[Result]) -> None:
 
 
 def test_object_store_that_might_spill(place: Place) -> None:
-    found = [result for result in place.look("train.batch_size=20000") if result.name == "store"]
+    found = [
+        result for result in place.look("train.batch_size=20000", "cluster.window_batches=4") if result.name == "store"
+    ]
     assert [(result.state, result.where) for result in found] == [("warning", GOOD), ("warning", BAD)]
 
 
@@ -221,7 +223,11 @@ def test_a_run_that_has_no_room(place: Place) -> None:
 
 def test_a_run_is_refused_with_everything_at_once(place: Place) -> None:
     with pytest.raises(UserError) as refused:
-        run.preflight(place.ray, place.plan("train.batch_size=40000"), str(place.folder / "runs" / "checkpoints"))
+        run.preflight(
+            place.ray,
+            place.plan("train.batch_size=40000", "cluster.window_batches=4"),
+            str(place.folder / "runs" / "checkpoints"),
+        )
     lines = str(refused.value).splitlines()
     assert lines[0] == "4 thing(s) are wrong with the cluster; nothing was started:"
     names = [line.split(":")[0].strip() for line in lines[1:]]

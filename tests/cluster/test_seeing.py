@@ -40,7 +40,7 @@ def test_log_tells_of_a_whole_run(undisturbed: Run) -> None:
         mine = [report["by_rank"][key][0] for key in ("data_wait_seconds", "exchange_wait_seconds", "compute_seconds")]
         assert report["images"] / sum(mine) == pytest.approx(report["images_per_second"])
         assert mine[0] / sum(mine) == pytest.approx(report["data_wait"])
-    assert trained[-1]["feeds"][0]["window"] == 4
+    assert trained[-1]["feeds"][0]["window"] == 5
 
 
 def test_bytes_exchanged_are_those_of_the_plan(undisturbed: Run) -> None:
