@@ -35,7 +35,7 @@ def test_logits_are_ours_and_the_reference_s(name: str) -> None:
     with torch.no_grad():
         found, ours, theirs = plain(images(name)), model(images(name)), other.eval()(images(name), {})
     allowed = TOLERANCE * float(ours.abs().max())
-    assert float(ours.std()) > 10 * allowed
+    assert float(ours.std()) > 1e3 * allowed
     assert float((found - ours).abs().max()) <= allowed
     assert float((found - theirs).abs().max()) <= allowed
 
