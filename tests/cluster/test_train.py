@@ -6,9 +6,13 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from configs.loader import load
 from tests.cluster.runs import SMALL, Run, alive, running_cluster
+from tests.whole.paper import Paper
+from tests.whole.playing import pictures, stored
 
 TRAINING_IMAGES = 30 * 200
 # 1,200 training images, so an evaluation every 12 steps, and one at the end.
@@ -28,6 +32,23 @@ def test_run_ends_with_errors_paths_and_the_planned_data(undisturbed: Run) -> No
     assert feed["batches"] == 30 + EVALUATIONS * 4
     assert feed["repeated"] == 0
     assert feed["batches_held"] <= 5  # cluster.window_batches with one data worker
+
+
+def test_run_over_ray_is_the_one_by_hand(undisturbed: Run, folder: Path) -> None:
+    """30 updates, six evaluations of 5 epochs; in float32, so nearly."""
+    config = load(undisturbed.folder / "config.yaml")
+    paper = Paper(config, pictures(folder / config.data.path)).go()
+    reports = [json.loads(line) for line in (undisturbed.folder / "log.jsonl").read_text().splitlines()]
+    found = [report for report in reports if report["kind"] in ("train", "evaluation")]
+    for report, expected in zip(found, paper.reports, strict=True):
+        for name, value in expected.items():
+            # An image in two hundred whose classes are as good as equal may fall to either side.
+            error = name.endswith("_error")
+            assert report[name] == (value if name == "kind" else pytest.approx(value, rel=1e-4, abs=0.005 * error)), (
+                name
+            )
+    for name, tensor in stored(undisturbed.folder / "checkpoints")[1].items():
+        np.testing.assert_allclose(tensor, paper.tensors()[name], rtol=0, atol=1e-3 * abs(tensor).max(), err_msg=name)
 
 
 @pytest.mark.slow

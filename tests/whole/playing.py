@@ -4,6 +4,7 @@ A reference is the task that makes a batch, or the batch itself where it has com
 """
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -32,6 +33,7 @@ from workers import column_worker
 from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
+from workers.data.dataset import Dataset
 from workers.data.manifest import PIXEL_MEAN_FILE, Manifest, SplitInfo
 from workers.data.shards import Record, write_shard
 from workers.mesh import Mesh
@@ -92,26 +94,14 @@ def _prepare() -> None:
     ray.get = get
 
 
-class _StopAfter:
-    """In the place of the event that `ColumnWorker.stop` sets: set when it has been looked at so many times."""
-
-    def __init__(self, items: int | None) -> None:
-        self._left = items
-
-    def is_set(self) -> bool:
-        if self._left is None:
-            return False
-        self._left -= 1
-        return self._left < 0
-
-
 def _column(
     port: int, rank: int, start: Start, place: str, checkpoint: Checkpoint | None, attempt: int
 ) -> dict[str, Any]:
     config, mesh = start.config, start.mesh
     driver = dist.TCPStore("127.0.0.1", port, None, False, timeout=timedelta(seconds=TIME_LIMIT_SECONDS))
     worker = ColumnWorker(config, mesh, rank)
-    stop: Any = _StopAfter(start.items)
+    looks = itertools.count(1)
+    stop: Any = SimpleNamespace(is_set=lambda: start.items is not None and next(looks) > start.items)
     worker._stop = stop
     if rank == 0:
         driver.set("store", str(worker.open_store("127.0.0.1")))
@@ -197,29 +187,40 @@ def stored(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return state, {name: np.concatenate([parts[first] for first in sorted(parts)]) for name, parts in found.items()}
 
 
+def pictures(folder: Path) -> Pictures:
+    """Of a prepared data set."""
+    manifest = Manifest.load(folder)
+    found = {split: Dataset(folder, split, manifest) for split in manifest.splits}
+    pixels = {name: np.zeros((len(of), *[manifest.image_size] * 2, 3), np.uint8) for name, of in found.items()}
+    for split, dataset in found.items():
+        for row in range(len(dataset)):
+            dataset.decode_into(row, pixels[split][row])
+    return Pictures(
+        pixels=pixels,
+        labels={split: dataset.labels for split, dataset in found.items()},
+        mean_SSC=manifest.pixel_mean(folder),
+        eigenvalues=manifest.rgb_eigenvalues,
+        eigenvectors=manifest.rgb_eigenvectors,
+    )
+
+
 def make_pictures(folder: Path, *, size: int, rows: dict[str, int], classes: int) -> Pictures:
     """Noise around a colour of each class's own, stored raw in shards of 8 rows, with made-up statistics in the manifest."""
     generator = np.random.default_rng(7)
     folder.mkdir(parents=True)
-    pixels, labels, splits = {}, {}, {}
-    colours = generator.integers(40, 216, (classes, 3))
+    pixels, labels, splits, colours = {}, {}, {}, generator.integers(40, 216, (classes, 3))
     for split, count in rows.items():
         labels[split] = np.arange(count) * 3 % classes
         noise = generator.integers(-40, 41, (count, size, size, 3))
         pixels[split] = (colours[labels[split]][:, None, None] + noise).astype(np.uint8)
-        infos = []
-        for first in range(0, count, 8):
-            records = [
-                Record(key=f"{split} {row}", label=int(labels[split][row]), image=pixels[split][row].tobytes())
-                for row in range(first, min(first + 8, count))
-            ]
-            infos.append(write_shard(folder / f"{split}-{first}.arrow", records))
+        rows_of = enumerate(zip(labels[split].tolist(), pixels[split], strict=True))
+        records = [Record(key=f"{split} {row}", label=label, image=image.tobytes()) for row, (label, image) in rows_of]
+        shards = range(0, count, 8)
+        infos = [write_shard(folder / f"{split}-{first}.arrow", records[first : first + 8]) for first in shards]
         splits[split] = SplitInfo(shards=tuple(infos), rows=count)
     mean = generator.uniform(90, 150, (size, size, 3)).astype(np.float32)
-    vectors = np.linalg.qr(generator.normal(size=(3, 3)))[0]
-    values: Any = (100.0, 900.0, 5000.0)
-    covariance: Any = tuple(map(tuple, (vectors * values @ vectors.T).tolist()))
-    eigenvectors: Any = tuple(map(tuple, vectors.tolist()))
+    vectors: Any = tuple(map(tuple, np.linalg.qr(generator.normal(size=(3, 3)))[0].tolist()))
+    rgb_mean: Any = tuple(mean.mean(axis=(0, 1), dtype=np.float64).tolist())
     np.save(folder / PIXEL_MEAN_FILE, mean)
     Manifest(
         image_size=size,
@@ -227,9 +228,9 @@ def make_pictures(folder: Path, *, size: int, rows: dict[str, int], classes: int
         source="a test",
         classes=tuple(f"class {number}" for number in range(classes)),
         splits=splits,
-        rgb_mean=tuple(mean.mean(axis=(0, 1), dtype=np.float64).tolist()),
-        rgb_covariance=covariance,
-        rgb_eigenvalues=values,
-        rgb_eigenvectors=eigenvectors,
+        rgb_mean=rgb_mean,
+        rgb_covariance=((0.0,) * 3,) * 3,
+        rgb_eigenvalues=(100.0, 900.0, 5000.0),
+        rgb_eigenvectors=vectors,
     ).write(folder)
-    return Pictures(pixels=pixels, labels=labels, mean_SSC=mean, eigenvalues=values, eigenvectors=eigenvectors)
+    return replace(pictures(folder), pixels=pixels, labels=labels)

@@ -75,22 +75,22 @@ OTHER_DRAWS = (
 NO_DRAWS = ("augment.crop=centre", "augment.colour_noise=null", "network.denses.fc5.dropout=0", "train.steps=null")
 ONE, TWO_REPLICAS = {"processes": 1}, ("cluster.replicas=2",)
 CASES = {
-    "two columns": Case(),
-    "one process": Case(starts=(ONE,)),
-    "two replicas": Case(TWO_REPLICAS, ({"replicas": 2, **ONE},)),
-    "two by two": Case(TWO_REPLICAS, ({"replicas": 2},)),
-    "one replica does two's work": Case(TWO_REPLICAS, (ONE,)),
+    "two-columns": Case(),
+    "one-process": Case(starts=(ONE,)),
+    "two-replicas": Case(TWO_REPLICAS, ({"replicas": 2, **ONE},)),
+    "two-by-two": Case(TWO_REPLICAS, ({"replicas": 2},)),
+    "one-replica-for-two": Case(TWO_REPLICAS, (ONE,)),
     "stages": Case((STAGES,)),
-    "discrete exponential": Case((EXPONENTIAL,), (ONE,)),
+    "discrete-exponential": Case((EXPONENTIAL,), (ONE,)),
     "plateau": Case((*TWO_REPLICAS, *PLATEAU), ({"replicas": 2, **ONE},)),
     # Stopped after one test of the second evaluation, after an update, and in the sixth evaluation.
-    "plateau, stopped": Case(PLATEAU, ({"items": 8}, {"items": 6 + 6, **ONE}, {"items": 5 + 6 + 4}, {})),
-    "stages, stopped, on other splits": Case(
+    "plateau-stopped": Case(PLATEAU, ({"items": 8}, {"items": 6 + 6, **ONE}, {"items": 5 + 6 + 4}, {})),
+    "stopped-on-other-splits": Case(
         (STAGES, *TWO_REPLICAS), ({"items": 4, "replicas": 2}, {"items": 9, **ONE}, {"replicas": 2, **ONE})
     ),
-    "no default of the optimizer": Case((OPTIMIZER,)),
-    "other draws": Case((*OTHER_DRAWS, "network.denses.fc5.dropout=0.3")),
-    "no draws": Case((*NO_DRAWS, "train.epochs=2.9"), (ONE,)),
+    "optimizer": Case((OPTIMIZER,)),
+    "other-draws": Case((*OTHER_DRAWS, "network.denses.fc5.dropout=0.3")),
+    "no-draws": Case((*NO_DRAWS, "train.epochs=2.9"), (ONE,)),
     "contiguous": Case(("compute.channels_last=false",)),
     "compiled": Case(("compute.fused=true", "compute.compile=true"), (ONE,)),
     "fused": Case(("compute.fused=true",)),
@@ -157,7 +157,9 @@ def test_a_damaged_image_is_replaced_told_once_and_counted_or_ends_the_run(
     shard.write_bytes(shard.read_bytes().replace(pixels, bytes([pixels[0] ^ 1]) + pixels[1:]))
     of = config(folder, "data.max_corrupt_records=1")
     ranks = processes.play(Start(config=of), tmp_path / "one", None, 1)
-    assert_same(_of_training(ranks[0]["reports"]), tmp_path / "one", Paper(of, replace(data[1], damaged=frozenset({row}))).go())
+    assert_same(
+        _of_training(ranks[0]["reports"]), tmp_path / "one", Paper(of, replace(data[1], damaged=frozenset({row}))).go()
+    )
     [told], counts = ranks[0]["messages"], ranks[0]["counts"]
     assert told.startswith("training image 'train 3' in ") and "train-0.arrow is damaged" in told
     assert counts["corrupt_records"] == 1
