@@ -134,22 +134,28 @@ class Paper:
             return float(ladder.first * ladder.divided_by ** (-step / (ladder.steps - 1)))
         return stage_rate(schedule, epoch, layer, kind)
 
-    def evaluate(self) -> dict[str, Any]:
-        """Of the validation set, by the centre."""
-        images, side = self.pictures.pixels["validation"], self.config.network.input_size
-        centre = (images.shape[1] - side) // 2
-        crops = images[:, centre : centre + side, centre : centre + side]
-        augment = self.config.augment
-        pixels = reference.preprocessed(
-            crops,
-            self.pictures.mean_SSC,
-            np.full((len(images), 2), centre),
-            mean=augment.mean,
-            scale=augment.pixel_scale,
-        )
-        with torch.no_grad():
-            logits = self.model.eval()(torch.from_numpy(pixels), {})
-        return _errors(logits, self.pictures.labels["validation"])
+    def evaluate(self, views: int = 1) -> dict[str, Any]:
+        """Of the validation set, by the centre or by the mean of the probabilities of ten views."""
+        images, side, augment = self.pictures.pixels["validation"], self.config.network.input_size, self.config.augment
+        last = images.shape[1] - side
+        centre = (last // 2, last // 2)
+        cuts = [(centre, False)]
+        if views == 10:
+            corners = [(0, 0), (0, last), (last, 0), (last, last)]
+            cuts = [(at, turned) for at in (*corners, centre) for turned in (False, True)]
+        probabilities = []
+        for (y, x), turned in cuts:
+            pixels = reference.preprocessed(
+                images[:, y : y + side, x : x + side],
+                self.pictures.mean_SSC,
+                np.full((len(images), 2), (y, x)),
+                mean=augment.mean,
+                mirror_B=np.full(len(images), turned),
+                scale=augment.pixel_scale,
+            )
+            with torch.no_grad():
+                probabilities.append(self.model.eval()(torch.from_numpy(pixels), {}).softmax(dim=1))
+        return _errors(torch.stack(probabilities).mean(dim=0).log(), self.pictures.labels["validation"])
 
     def _epoch(self, done: int) -> float:
         return done * self.config.train.batch_size / self.rows

@@ -21,7 +21,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import ray
 import torch
 import torch.distributed as dist
 from safetensors.numpy import load_file
@@ -91,7 +90,7 @@ def _prepare() -> None:
     def get(reference: Any) -> Any:
         return reference.result() if isinstance(reference, asyncio.Task) else reference
 
-    ray.get = get
+    patch("ray.get", get).start()
 
 
 def _column(

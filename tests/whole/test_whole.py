@@ -79,6 +79,7 @@ CASES = {
     "one-process": Case(starts=(ONE,)),
     "two-replicas": Case(TWO_REPLICAS, ({"replicas": 2, **ONE},)),
     "two-by-two": Case(TWO_REPLICAS, ({"replicas": 2},)),
+    "two-by-two-for-four": Case(("cluster.replicas=4",), ({"replicas": 2},)),
     "one-replica-for-two": Case(TWO_REPLICAS, (ONE,)),
     "stages": Case((STAGES,)),
     "discrete-exponential": Case((EXPONENTIAL,), (ONE,)),
