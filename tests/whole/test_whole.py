@@ -73,6 +73,11 @@ OTHER_DRAWS = (
     "augment.colour_noise={strength: 0.3, scale: eigenvalue, until_epoch: 1.5}",
 )  # fmt: skip
 NO_DRAWS = ("augment.crop=centre", "augment.colour_noise=null", "network.denses.fc5.dropout=0", "train.steps=null")
+FEW_FUNCTIONS = (
+    "network.spatial_lrn=null", "network.convs.conv1.then=[activation, lrn, pool]", "network.convs.conv2.then=[activation]",
+    "network.denses.fc5.dropout=0",
+)  # fmt: skip
+"""Each takes seconds to compile."""
 ONE, TWO_REPLICAS = {"processes": 1}, ("cluster.replicas=2",)
 CASES = {
     "two-columns": Case(),
@@ -93,8 +98,10 @@ CASES = {
     "other-draws": Case((*OTHER_DRAWS, "network.denses.fc5.dropout=0.3")),
     "no-draws": Case((*NO_DRAWS, "train.epochs=2.9"), (ONE,)),
     "contiguous": Case(("compute.channels_last=false",)),
-    "compiled": Case(("compute.fused=true", "compute.compile=true"), (ONE,)),
-    "fused": Case(("compute.fused=true",)),
+    "compiled": Case(
+        (STAGES, "compute.fused=true", "compute.compile=true", "train.evaluate_every_epochs=null", *FEW_FUNCTIONS),
+        (ONE,),
+    ),
 }
 
 
