@@ -39,7 +39,7 @@ from workers.mesh import Mesh
 from workers.program import Program
 
 PROCESSES = 4
-TIME_LIMIT_SECONDS = 240.0
+TIME_LIMIT_SECONDS = 600.0
 """Of one start, whatever else the machine has to do, compilation included."""
 
 

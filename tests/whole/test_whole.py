@@ -73,11 +73,12 @@ OTHER_DRAWS = (
     "augment.colour_noise={strength: 0.3, scale: eigenvalue, until_epoch: 1.5}",
 )  # fmt: skip
 NO_DRAWS = ("augment.crop=centre", "augment.colour_noise=null", "network.denses.fc5.dropout=0", "train.steps=null")
-FEW_FUNCTIONS = (
-    "network.spatial_lrn=null", "network.convs.conv1.then=[activation, lrn, pool]", "network.convs.conv2.then=[activation]",
-    "network.denses.fc5.dropout=0",
+COMPILED = (
+    "compute.fused=true", "compute.compile=true", "train.evaluate_every_epochs=null",
+    # Each kind of layer once: every function takes seconds to compile.
+    "network.convs.conv1.then=[activation, lrn]", "network.convs.conv2.then=[activation]", "network.convs.conv4=null",
+    "network.spatial_lrn=null",
 )  # fmt: skip
-"""Each takes seconds to compile."""
 ONE, TWO_REPLICAS = {"processes": 1}, ("cluster.replicas=2",)
 CASES = {
     "two-columns": Case(),
@@ -86,6 +87,7 @@ CASES = {
     "two-by-two": Case(TWO_REPLICAS, ({"replicas": 2},)),
     "two-by-two-for-four": Case(("cluster.replicas=4",), ({"replicas": 2},)),
     "one-replica-for-two": Case(TWO_REPLICAS, (ONE,)),
+    "four-columns-in-two": Case(("network.columns=4",)),
     "stages": Case((STAGES,)),
     "discrete-exponential": Case((EXPONENTIAL,), (ONE,)),
     "plateau": Case((*TWO_REPLICAS, *PLATEAU), ({"replicas": 2, **ONE},)),
@@ -98,10 +100,7 @@ CASES = {
     "other-draws": Case((*OTHER_DRAWS, "network.denses.fc5.dropout=0.3")),
     "no-draws": Case((*NO_DRAWS, "train.epochs=2.9"), (ONE,)),
     "contiguous": Case(("compute.channels_last=false",)),
-    "compiled": Case(
-        (STAGES, "compute.fused=true", "compute.compile=true", "train.evaluate_every_epochs=null", *FEW_FUNCTIONS),
-        (ONE,),
-    ),
+    "compiled": Case((STAGES, *COMPILED), (ONE,)),
 }
 
 
@@ -134,7 +133,9 @@ def assert_same(found: list[dict[str, Any]], place: Path, paper: Paper) -> None:
         np.testing.assert_allclose(tensors[name], tensor, rtol=0, atol=TOLERANCE * abs(tensor).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "compiled")) for name in CASES]
+)
 def test_run_is_the_one_by_hand(processes: Processes, data: tuple[Path, Pictures], tmp_path: Path, name: str) -> None:
     case = CASES[name]
     of = config(data[0], *case.settings)
