@@ -116,6 +116,23 @@ def test_the_seed_alone_decides() -> None:
         assert torch.equal(parameter, other[number][2]) == (kind == "biases"), (layer, kind)
 
 
+def test_known_answers() -> None:
+    """A seed means the same weights from version to version, or else runs do not repeat."""
+    parameters = AlexNet(CASES["complete"].network, seed=1).parameter_layers()
+    weights = {layer: parameter.detach().flatten() for layer, kind, parameter in parameters if kind == "weights"}
+    # The first and the last; logarithm and cosine may differ in the last bits from one machine to the next.
+    assert {layer: values[[0, -1]].tolist() for layer, values in weights.items()} == {
+        "conv1": pytest.approx([0.0112534, 0.000338518], rel=1e-4),
+        "conv2": pytest.approx([0.341502, 0.0562162], rel=1e-4),
+        "conv3": pytest.approx([-0.0227081, -0.121764], rel=1e-4),
+        "conv4": pytest.approx([0.0922681, -0.00344495], rel=1e-4),
+        "fc5": pytest.approx([-0.0138144, -0.037543], rel=1e-4),
+        "fc6": pytest.approx([0.0776328, -0.0336754], rel=1e-4),
+        "fc7": pytest.approx([0.225012, -0.247], rel=1e-4),
+        "classifier": pytest.approx([-0.109526, 0.195347], rel=1e-4),
+    }
+
+
 def test_making_a_network_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

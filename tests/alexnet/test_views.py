@@ -1,6 +1,7 @@
 """Ten views: which pixels they are, and that a test by them is the mean of ten plain ones."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,17 @@ def of_column(rank: int) -> Tensor:
 def test_two_columns_find_the_same() -> None:
     for sums in run_ranks(of_column, 2):
         torch.testing.assert_close(sums, expected("centre"), rtol=1e-12, atol=0)
+
+
+def test_a_class_that_no_view_finds_possible_costs_a_finite_loss_and_is_an_error() -> None:
+    """Its probability is 0 in float32, which counts as the least that float32 holds."""
+    model = AlexNet(NETWORK, seed=3)
+    with torch.no_grad():
+        model.parameter_layers()[-1][2][0] = -1e4
+    step = Step(model, Preprocess(Augment(), statistics(), CROP), None, None)
+    batch = Batch(images_BHWC=images(), labels_B=torch.zeros(IMAGES).long(), offsets_B2=torch.zeros(0, 2).long())
+    assert step.probabilities(images(), 10)[:, 0].max() == 0
+    assert step.test_ten_views(batch).tolist() == pytest.approx([IMAGES, IMAGES * 126 * math.log(2), IMAGES, IMAGES])
 
 
 @pytest.mark.parametrize("mean", ["centre", "position", "channel"])

@@ -98,6 +98,9 @@ class Run:
         content: dict[str, Any] = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
         return content
 
+    def reports(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
     def weights(self, step: int | None = None) -> list[str]:
         """SHA-256 of the files of the newest checkpoint (or the one at a step): weights and momentum, bit for bit."""
         folders = sorted((self.folder / "checkpoints").glob("step-*" if step is None else f"step-{step:08d}*"))

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet.augment import Preprocess
 from alexnet.colour import PixelStatistics
@@ -59,17 +58,14 @@ def run(
     first_column: int = 0,
     columns: int | None = None,
     exchange: Exchange | None = None,
-    replica_group: dist.ProcessGroup | None = None,
     parts: int = 1,
 ) -> Tree:
-    """The updates with the code of training, on the columns and the share of each batch that are this process's.
+    """The updates with the code of training, on this process's columns.
 
-    parts: that this share is taken in, one after the other.
+    parts: that each batch is taken in, one after the other.
     """
     # A compiler that fails would leave the plain form to be compared, without a word.
     warnings.simplefilter("error", NotCompiledWarning)
-    replicas, replica = (1, 0) if replica_group is None else (replica_group.size(), dist.get_rank(replica_group))
-    rows = slice(replica * IMAGES // replicas, (replica + 1) * IMAGES // replicas)
     model = AlexNet(
         case.network,
         first_column=first_column,
@@ -88,9 +84,9 @@ def run(
         momentum=MOMENTUM, weight_decay=DECAY, decay_biases=case.decay_biases, weight_decay_of=case.decay_of
     )
     optimizer = PaperSGD(model, settings, fused=case.as_trained)
-    step, schedule = Step(model, preprocess, optimizer, replica_group), Stages(SCHEDULE)
+    step, schedule = Step(model, preprocess, optimizer, None), Stages(SCHEDULE)
 
-    first = _batch(draw(case, 0), rows)
+    first = _batch(draw(case, 0), slice(0, IMAGES))
     inputs = (first.images_BHWC, first.offsets_B2, first.mirror_B, first.colour_BC, first.noisy_B)
     with torch.no_grad():
         out = {
@@ -99,10 +95,10 @@ def run(
             "test sums": step.test(first),
         }
     for update in range(case.updates):
-        each = (rows.stop - rows.start) // parts
+        each = IMAGES // parts
         sums = [
             step.train(
-                _batch(draw(case, update), slice(rows.start + part * each, rows.start + (part + 1) * each)),
+                _batch(draw(case, update), slice(part * each, (part + 1) * each)),
                 schedule.rates(update),
                 part=part,
                 parts=parts,
@@ -190,19 +186,6 @@ def share_columns(rank: int, cases: Mapping[str, Case]) -> dict[str, tuple[Tree,
         tree = run(case, first_column=rank * columns, columns=columns, exchange=exchange)
         out[name] = tree, exchange.floats_sent
     return out
-
-
-def run_replicas(rank: int, name: str, parts: int = 1) -> Tree:
-    """One of 2 x 2 processes: two replicas, each of two columns."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "column"))
-    return run(
-        CASES[name],
-        first_column=mesh.get_local_rank("column"),
-        columns=1,
-        exchange=ColumnExchange(mesh.get_group("column")),
-        replica_group=mesh.get_group("replica"),
-        parts=parts,
-    )
 
 
 def joined(columns: list[Tree]) -> Tree:

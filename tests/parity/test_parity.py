@@ -1,4 +1,4 @@
-"""The code of training against the plain reference: one process, two column processes, two replicas of two columns.
+"""The code of training against the plain reference: one process, two column processes. Replicas: see tests/whole.
 
 float64 throughout. What is compared and why to 1e-12: see `tests.parity.cases`.
 """
@@ -6,11 +6,10 @@ float64 throughout. What is compared and why to 1e-12: see `tests.parity.cases`.
 from functools import cache
 
 import pytest
-import torch
 
 from configs.geometry import layers
 from tests.parity.cases import CASES, IMAGES, Tree
-from tests.parity.running import assert_same, joined, run, run_columns, run_reference, run_replicas
+from tests.parity.running import assert_same, joined, run, run_columns, run_reference
 from tests.ranks import run_ranks
 
 
@@ -47,23 +46,6 @@ def test_floats_sent_are_those_of_the_layer_table(two_columns: list[dict[str, tu
 def test_a_batch_in_parts_is_the_same_batch() -> None:
     """What a replica does for others that are missing."""
     assert_same(run(CASES["complete"], parts=2), expected("complete"))
-
-
-@pytest.mark.parametrize(("case", "parts"), [("complete", 1), ("complete", 2), ("as trained", 1)])
-def test_two_replicas_of_two_columns_with_half_the_batch_each(case: str, parts: int) -> None:
-    ranks = run_ranks(run_replicas, 4, case, parts)
-    first, second = joined(ranks[:2]), joined(ranks[2:])
-    whole: Tree = {}
-    for name, tensor in first.items():
-        if name.endswith("logits"):
-            whole[name] = torch.cat([tensor, second[name]])
-        elif name.endswith("sums"):
-            whole[name] = tensor + second[name]
-        else:
-            # Adding two numbers does not depend on their order, so two replicas stay equal bit by bit.
-            assert torch.equal(tensor, second[name]), f"the replicas drifted apart: {name}"
-            whole[name] = tensor
-    assert_same(whole, expected(case))
 
 
 def test_comparison_notices_a_difference_in_one_number() -> None:

@@ -25,11 +25,12 @@ and its gradient goes elsewhere: 14 % in the first layer. A part left out or add
 
 
 class Noting(ColumnExchange):
-    """Notes in which types pieces travel."""
+    """Notes in which types pieces travel, and what the loss and the ranks are summed up from."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(group)
         self.types: set[torch.dtype] = set()
+        self.reduced: set[torch.dtype] = set()
 
     def begin_gather(self, own_BC: Tensor) -> Gathering:
         self.types.add(own_BC.dtype)
@@ -38,6 +39,14 @@ class Noting(ColumnExchange):
     def begin_send(self, pieces: dict[int, Tensor], like: Tensor) -> Sending:
         self.types |= {piece.dtype for piece in pieces.values()}
         return super().begin_send(pieces, like)
+
+    def sum(self, values: Tensor) -> Tensor:
+        self.reduced.add(values.dtype)
+        return super().sum(values)
+
+    def maximum(self, values: Tensor) -> Tensor:
+        self.reduced.add(values.dtype)
+        return super().maximum(values)
 
 
 def gradients(
@@ -66,11 +75,11 @@ def gradients(
     return out
 
 
-def of_column(rank: int) -> tuple[Tree, set[torch.dtype]]:
+def of_column(rank: int) -> tuple[Tree, set[torch.dtype], set[torch.dtype]]:
     world = dist.group.WORLD
     assert world is not None
     exchange = Noting(world)
-    return gradients("bf16", first_column=rank, columns=1, exchange=exchange), exchange.types
+    return gradients("bf16", first_column=rank, columns=1, exchange=exchange), exchange.types, exchange.reduced
 
 
 def assert_near(found: Tree, expected: Tree) -> None:
@@ -90,8 +99,15 @@ def test_bf16_is_near_fp32_and_not_the_same() -> None:
 
 def test_two_columns_in_bf16() -> None:
     ranks = run_ranks(of_column, 2)
-    assert all(types == {torch.bfloat16} for _, types in ranks)
-    assert_near(joined([tree for tree, _ in ranks]), gradients("fp32"))
+    assert all(types == {torch.bfloat16} for _, types, _ in ranks)
+    # The loss's reductions, and the counts of classes ahead.
+    assert all(reduced == {torch.float32, torch.int64} for _, _, reduced in ranks)
+    found = joined([tree for tree, _, _ in ranks])
+    assert_near(found, gradients("fp32"))
+    for layer in ("conv3", "fc5", "fc7", "classifier"):
+        # Many numbers of 8 bits, summed in float32, need more of them.
+        biases = found[f"{layer} biases"]
+        assert not torch.equal(biases, biases.bfloat16().float()), layer
 
 
 def test_tf32_is_allowed_only_when_asked_for() -> None:
