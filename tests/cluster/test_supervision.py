@@ -1,0 +1,165 @@
+"""Supervision by itself: what is decided after each kind of end. Actors, placement and checkpoints are real, columns are played."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from cluster import attempts, group, supervisor
+from cluster.failures import NoRoomError, RunFailed
+from cluster.outcomes import Finished, Stopped
+from cluster.signals import Interrupted
+from configs.errors import UserError
+from tests.cluster.actors import PlayedColumn
+from tests.cluster.play import Act, Play, PlayedGroup
+
+CPUS = 9
+ALL = {"CPU": 8.0}
+"""Leaves room for no replica of two columns."""
+DIES: list[Act] = [("die", 1)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def node() -> Iterator[str]:
+    """The only one, by id."""
+    ray.init(
+        address="local",
+        num_cpus=CPUS,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+    )
+    yield ray.get_runtime_context().get_node_id()
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played actors in the place of real ones; waits that are sized for real ones cut short."""
+    monkeypatch.setattr(attempts, "WorkerGroup", PlayedGroup)
+    monkeypatch.setattr(attempts, "SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr(attempts, "diagnose", lambda *_: SimpleNamespace(join=lambda _: None))
+    monkeypatch.setattr(group, "ColumnWorker", PlayedColumn)
+    monkeypatch.setattr(group, "COLUMN_ENVIRONMENT", {})  # a process with one of its own starts a second later
+    monkeypatch.setattr(supervisor, "STATUS_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "COMPANION_SECONDS", 0.5)
+
+
+def saves(step: int, *then: Act) -> list[Act]:
+    return [("save", step), *then]
+
+
+def test_failures_are_counted_since_the_last_checkpoint(tmp_path: Path) -> None:
+    play = Play(tmp_path, *(saves(step, *DIES) for step in (5, 10, 15)), settings=["fault.max_failures=1"])
+    assert isinstance(play.perform(), Finished)
+    assert [attempt["step"] for attempt in play.log("attempt")] == [0, 5, 10, 15]
+    assert len(play.attempts.failures) == 3
+    assert "column r0 c1 (pid " in play.text and "was killed" in play.text
+
+
+def test_without_a_new_checkpoint_the_budget_is_spent_and_pauses_grow(tmp_path: Path) -> None:
+    play = Play(tmp_path, saves(5, *DIES), DIES, DIES, settings=["fault.max_failures=2", "fault.backoff_seconds=1"])
+    with pytest.raises(RunFailed, match=r"column r0 c1 .*number 3 since the last checkpoint, and fault.max_failures is 2"):
+        play.perform()
+    assert play.attempts.number == 3
+    [_, second] = [restart["time"] for restart in play.log("restart")]
+    assert second - play.log("failure")[1]["time"] >= 1
+
+
+def test_a_hang_counts_as_a_failure(tmp_path: Path) -> None:
+    play = Play(tmp_path, saves(5, ("hang",)), settings=["fault.hang_timeout_seconds=1", "fault.max_failures=1"])
+    assert isinstance(play.perform(), Finished)
+    assert [failure["cause"] for failure in play.log("failure")] == ["hang"]
+
+
+def test_a_node_taken_away_is_no_failure(tmp_path: Path, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "draining_nodes", lambda: {node})
+    monkeypatch.setattr(supervisor, "NODES_SECONDS", 60.0)  # it dies before it is known to be leaving
+    play = Play(tmp_path, DIES, DIES, settings=["fault.max_failures=0"])
+    assert isinstance(play.perform(), Finished)
+    assert "preemption 2 of any number since the last checkpoint" in play.text
+
+
+def test_a_node_that_is_leaving_is_left(tmp_path: Path, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Play(tmp_path, saves(5, ("stop_when_asked",)), settings=["fault.max_failures=0"])
+    monkeypatch.setattr(supervisor, "draining_nodes", lambda: {node} if play.attempts.number == 1 else set())
+    monkeypatch.setattr(supervisor, "NODES_SECONDS", 0.1)
+    assert isinstance(play.perform(), Finished)
+    assert play.attempts.failures == []
+    assert [restart["cause"] for restart in play.log("restart")] == ["drain"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        ("FloatingPointError", RunFailed, "the loss is nan. No other attempt is made"),
+        ("UserError", UserError, "the loss is nan"),
+    ],
+)
+def test_what_would_only_happen_again_is_not_tried_again(
+    tmp_path: Path, error: str, raised: type[Exception], said: str
+) -> None:
+    play = Play(tmp_path, saves(5, ("fail", 1, error, "the loss is nan")))
+    with pytest.raises(raised, match=said):
+        play.perform()
+    assert play.attempts.number == 1
+
+
+def test_a_mistake_in_an_actor_is_tried_again(tmp_path: Path) -> None:
+    assert isinstance(Play(tmp_path, [("fail", 1, "RuntimeError", "CUDA error")]).perform(), Finished)
+
+
+def test_a_signal_stops_at_a_step(tmp_path: Path) -> None:
+    play = Play(tmp_path, saves(5, ("signal", signal.SIGTERM), ("stop_when_asked",)))
+    assert play.perform() == Stopped(why="signal", step=5)
+    assert play.signals.requested == signal.SIGTERM
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    ask = ("signal", signal.SIGINT)
+    play = Play(tmp_path, saves(5, ask, ("wait_until_asked",), ask, ("work", 60)))
+    with pytest.raises(Interrupted):
+        play.perform()
+    assert "did not stop in time" not in play.text
+
+
+def test_a_stop_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", 1.0)
+    play = Play(tmp_path, saves(5, ("signal", signal.SIGINT), ("work", 30)))
+    with pytest.raises(Interrupted):
+        play.perform()
+    assert "the columns did not stop in time" in play.text
+
+
+@pytest.mark.parametrize(("taken", "gpus"), [(ALL, 0), ({"GPU": 1.0}, 2)])
+def test_a_restart_waits_for_a_node_to_return(tmp_path: Path, taken: dict[str, float], gpus: int) -> None:
+    play = Play(tmp_path, DIES, taken={2: taken}, taken_seconds=2.0, gpus=gpus)
+    assert isinstance(play.perform(), Finished)
+    assert play.replicas == [1, 1]
+
+
+def test_and_for_no_longer_than_it_may(tmp_path: Path) -> None:
+    play = Play(tmp_path, DIES, taken={2: ALL}, settings=["fault.rejoin_timeout_seconds=1"])
+    with pytest.raises(RunFailed, match="no room for the run in the cluster"):
+        play.perform()
+
+
+def test_a_cluster_without_room_from_the_start_is_for_people(tmp_path: Path) -> None:
+    play = Play(tmp_path, settings=["cluster.replicas=8", "cluster.start_timeout_seconds=1"])
+    with pytest.raises(NoRoomError, match=r"the run needs 16.08 CPUs and 0 GPUs .* has 9 CPUs"):
+        play.perform()
+
+
+def test_elastic_runs_take_a_divisor_of_their_replicas_and_come_back(tmp_path: Path) -> None:
+    """Room for 3 of 4 is used by 2, for each takes the same number of parts of a batch."""
+    settings = ["cluster.replicas=4", "fault.elastic=true", "fault.max_failures=2"]
+    acts: list[list[Act]] = [DIES, DIES, saves(5, ("stop_when_asked",))]
+    play = Play(tmp_path, *acts, taken={2: {"CPU": 2.0}, 3: {"CPU": 6.0}}, settings=settings)
+    assert isinstance(play.perform(), Finished)
+    assert play.replicas == [4, 2, 1, 4]
+    assert "there is room for 4 replicas instead of 1" in play.text
+    assert play.log("attempt")[-1]["step"] == 5
