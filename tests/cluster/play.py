@@ -26,7 +26,12 @@ from tests.cluster.runs import SMALL
 Act = tuple[Any, ...]
 Resources = Mapping[str, float]
 SIZE = DatasetSize(train_rows=1200, validation_rows=210, image_size=28, classes=10)
-COMMON = ("fault.backoff_seconds=0", "cluster.cpus_per_data_worker=0.01", "cluster.start_timeout_seconds=60")
+COMMON = (
+    "network.columns=1",
+    "fault.backoff_seconds=0",
+    "cluster.cpus_per_data_worker=0.01",
+    "cluster.start_timeout_seconds=60",
+)
 
 
 class PlayedGroup(WorkerGroup):

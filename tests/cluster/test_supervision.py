@@ -16,10 +16,9 @@ from configs.errors import UserError
 from tests.cluster.actors import PlayedColumn
 from tests.cluster.play import Act, Play, PlayedGroup
 
-CPUS = 9
-ALL = {"CPU": 8.0}
-"""Leaves room for no replica of two columns."""
-DIES: list[Act] = [("die", 1)]
+ALL = {"CPU": 4.0}
+"""Of the cluster's, but for data workers."""
+DIES: list[Act] = [("die", 0)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,8 +26,8 @@ def node() -> Iterator[str]:
     """The only one, by id."""
     ray.init(
         address="local",
-        num_cpus=CPUS,
-        num_gpus=2,
+        num_cpus=5,
+        num_gpus=1,
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=100 * 2**20,
@@ -54,7 +53,8 @@ def saves(step: int, *then: Act) -> list[Act]:
 
 
 def test_failures_are_counted_since_the_last_checkpoint(tmp_path: Path) -> None:
-    play = Play(tmp_path, *(saves(step, *DIES) for step in (5, 10, 15)), settings=["fault.max_failures=1"])
+    settings = ["network.columns=2", "fault.max_failures=1"]
+    play = Play(tmp_path, *(saves(step, ("die", 1)) for step in (5, 10, 15)), settings=settings)
     assert isinstance(play.perform(), Finished)
     assert [attempt["step"] for attempt in play.log("attempt")] == [0, 5, 10, 15]
     assert len(play.attempts.failures) == 3
@@ -63,7 +63,7 @@ def test_failures_are_counted_since_the_last_checkpoint(tmp_path: Path) -> None:
 
 def test_without_a_new_checkpoint_the_budget_is_spent_and_pauses_grow(tmp_path: Path) -> None:
     play = Play(tmp_path, saves(5, *DIES), DIES, DIES, settings=["fault.max_failures=2", "fault.backoff_seconds=1"])
-    with pytest.raises(RunFailed, match=r"column r0 c1 .*number 3 since the last checkpoint, and fault.max_failures is 2"):
+    with pytest.raises(RunFailed, match=r"column r0 c0 .*number 3 since the last checkpoint, and fault.max_failures is 2"):
         play.perform()
     assert play.attempts.number == 3
     [_, second] = [restart["time"] for restart in play.log("restart")]
@@ -103,14 +103,14 @@ def test_a_node_that_is_leaving_is_left(tmp_path: Path, node: str, monkeypatch: 
 def test_what_would_only_happen_again_is_not_tried_again(
     tmp_path: Path, error: str, raised: type[Exception], said: str
 ) -> None:
-    play = Play(tmp_path, saves(5, ("fail", 1, error, "the loss is nan")))
+    play = Play(tmp_path, saves(5, ("fail", 0, error, "the loss is nan")))
     with pytest.raises(raised, match=said):
         play.perform()
     assert play.attempts.number == 1
 
 
 def test_a_mistake_in_an_actor_is_tried_again(tmp_path: Path) -> None:
-    assert isinstance(Play(tmp_path, [("fail", 1, "RuntimeError", "CUDA error")]).perform(), Finished)
+    assert isinstance(Play(tmp_path, [("fail", 0, "RuntimeError", "CUDA error")]).perform(), Finished)
 
 
 def test_a_signal_stops_at_a_step(tmp_path: Path) -> None:
@@ -120,10 +120,11 @@ def test_a_signal_stops_at_a_step(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
-    ask = ("signal", signal.SIGINT)
+    ask = ("signal", signal.SIGTERM)
     play = Play(tmp_path, saves(5, ask, ("wait_until_asked",), ask, ("work", 60)))
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as stopped:
         play.perform()
+    assert stopped.value.number == signal.SIGTERM
     assert "did not stop in time" not in play.text
 
 
@@ -135,7 +136,7 @@ def test_a_stop_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "the columns did not stop in time" in play.text
 
 
-@pytest.mark.parametrize(("taken", "gpus"), [(ALL, 0), ({"GPU": 1.0}, 2)])
+@pytest.mark.parametrize(("taken", "gpus"), [(ALL, 0), ({"GPU": 1.0}, 1)])
 def test_a_restart_waits_for_a_node_to_return(tmp_path: Path, taken: dict[str, float], gpus: int) -> None:
     play = Play(tmp_path, DIES, taken={2: taken}, taken_seconds=2.0, gpus=gpus)
     assert isinstance(play.perform(), Finished)
@@ -150,7 +151,7 @@ def test_and_for_no_longer_than_it_may(tmp_path: Path) -> None:
 
 def test_a_cluster_without_room_from_the_start_is_for_people(tmp_path: Path) -> None:
     play = Play(tmp_path, settings=["cluster.replicas=8", "cluster.start_timeout_seconds=1"])
-    with pytest.raises(NoRoomError, match=r"the run needs 16.08 CPUs and 0 GPUs .* has 9 CPUs"):
+    with pytest.raises(NoRoomError, match=r"the run needs 8.08 CPUs and 0 GPUs .* has 5 CPUs"):
         play.perform()
 
 
@@ -158,7 +159,7 @@ def test_elastic_runs_take_a_divisor_of_their_replicas_and_come_back(tmp_path: P
     """Room for 3 of 4 is used by 2, for each takes the same number of parts of a batch."""
     settings = ["cluster.replicas=4", "fault.elastic=true", "fault.max_failures=2"]
     acts: list[list[Act]] = [DIES, DIES, saves(5, ("stop_when_asked",))]
-    play = Play(tmp_path, *acts, taken={2: {"CPU": 2.0}, 3: {"CPU": 6.0}}, settings=settings)
+    play = Play(tmp_path, *acts, taken={2: {"CPU": 1.0}, 3: {"CPU": 3.0}}, settings=settings)
     assert isinstance(play.perform(), Finished)
     assert play.replicas == [4, 2, 1, 4]
     assert "there is room for 4 replicas instead of 1" in play.text
