@@ -8,12 +8,12 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.capacity import draining_nodes
-from cluster.failures import explain, lost_another, root_cause
+from cluster.failures import explain, is_wrong_input, lost_another, root_cause
 from cluster.group import WorkerGroup
 from cluster.outcomes import Failure, Finished, Outcome, Stopped
 from cluster.signals import Interrupted, StopSignals
 from cluster.watchdog import Watchdog
-from configs.errors import UserError
+from configs.errors import UserError, nature_of
 from workers.column_worker import Status
 
 POLL_SECONDS = 0.25
@@ -26,10 +26,9 @@ NODE_DEATH_SECONDS = 12.0
 """After columns have lost a connection, how long to wait for the news that the other one's node is dead."""
 NODES_SECONDS = 5.0
 """How often it is looked whether a node will be taken away."""
-STOP_SECONDS = 60.0
-"""How long the ranks may take to agree on a stop. Once they save, `checkpoint.save_timeout_seconds` counts."""
 STARTING_SECONDS = 5.0
-"""The same in the first step, which may be compiling for half a minute, with nothing to save."""
+"""How long a stop may take in the first step, which may be compiling for half a minute, with nothing to save. Later it has as long
+as a step, `fault.hang_timeout_seconds`; once the ranks save, `checkpoint.save_timeout_seconds` counts."""
 
 ABRUPTLY = "its process was killed (kill -9, or by the system for want of memory), or crashed"
 """Ray says the same of all three."""
@@ -102,7 +101,8 @@ class Supervisor:
         self._stopping = (why, about)
         if why == "signal":
             starting = self.watchdog.starting and not any(self._reports_seen)
-            self._stop_by = time.monotonic() + (STARTING_SECONDS if starting else STOP_SECONDS)
+            step = self._group.plan.config.fault.hang_timeout_seconds
+            self._stop_by = time.monotonic() + (STARTING_SECONDS if starting else step)
 
     def _look_at_nodes(self) -> None:
         ours = {about["node_id"]: about["node"] for about in self._group.about}
@@ -126,9 +126,9 @@ class Supervisor:
             leaving = about["node_id"] in draining_nodes()
             how = "its node was taken away" if leaving else _how(error)
             return Failure(kind="death", what=f"{who} died: {how}", counts_as="preemption" if leaving else "failure")
-        if isinstance(root_cause(error), UserError):
+        if is_wrong_input(error):
             raise UserError(explain(error))
-        return Failure(kind="error", what=f"{who} failed: {explain(error)}", can_go_on=not told)
+        return Failure(kind="error", what=f"{who} failed: {explain(error)}", nature=nature_of(root_cause(error)))
 
     def _failures(self, running: list[Any], seconds: float) -> tuple[list[tuple[int, Exception]], ...]:
         """(rank, error) of all that failed; of those who say why themselves; of those who died. Waits for the latter only."""

@@ -1,4 +1,14 @@
-"""The one exception for mistakes that the person at the keyboard can put right."""
+"""The one exception for mistakes that the person at the keyboard can put right; and which errors may go away by themselves."""
+
+import errno
+from typing import Literal
+
+Nature = Literal["away", "wrong", "full"]
+"""Of a failure. away: a process, a node, a network or a storage does not answer now, and another try may find it. wrong: the same
+would happen again (wrong input, a loss that is no number). full: a disk is, and somebody must make room."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+WRONG = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""Of an operating system's errors, those that stay. All others are taken for outages: a try too many costs seconds."""
 
 
 class UserError(Exception):
@@ -6,6 +16,24 @@ class UserError(Exception):
 
     Entry points print the message without a traceback and exit with code 2.
     """
+
+    nature: Nature = "wrong"
+
+
+class UnreachableError(UserError):
+    """A place that does not answer, though it may later: a wrong address, or an outage."""
+
+    nature: Nature = "away"
+
+
+def nature_of(error: BaseException) -> Nature:
+    """An error may say so itself, in an attribute `nature`."""
+    own: Nature | None = getattr(error, "nature", None)
+    if own is not None:
+        return own
+    if isinstance(error, OSError):
+        return "full" if error.errno in FULL else "wrong" if error.errno in WRONG else "away"
+    return "wrong" if isinstance(error, FloatingPointError) else "away"
 
 
 RAISED = f"{UserError.__module__}.{UserError.__name__}: "

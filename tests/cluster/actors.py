@@ -1,5 +1,6 @@
 """Stand-ins for a run's actors, without torch: a column plays the acts that a test has written for its attempt."""
 
+import errno
 import json
 import os
 import signal
@@ -10,15 +11,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 
-from configs.errors import UserError
+from configs.errors import UnreachableError, UserError
 from configs.schema import Config
 from workers.mesh import Mesh
 from workers.progress import ProgressTeller
 
 SCRIPT = "script.json"
 """In the run's folder: the driver's pid, and of each attempt a list of acts, [method, argument ...]."""
-ERRORS = {kind.__name__: kind for kind in (UserError, FloatingPointError, OSError, RuntimeError, TimeoutError)}
+KINDS = (
+    UserError,
+    UnreachableError,
+    FloatingPointError,
+    RuntimeError,
+    TimeoutError,
+    ConnectionResetError,
+    GetTimeoutError,
+)
+ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in KINDS}
 CHECKPOINT = {"evaluated": False, "version": 1, "shapes": {}, "files": []}
 SECONDS = {"stopped_seconds": 0.0, "waited_seconds": 0.0, "commit_seconds": 0.0}
 
@@ -81,14 +92,18 @@ class PlayedColumn:
 
     def fail(self, rank: int, error: str, what: str) -> None:
         if self._rank == rank:
-            raise ERRORS[error](what)
+            raise (
+                ERRORS[error](what)
+                if error in ERRORS
+                else OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
+            )
         self.hang()
 
     def hang(self) -> None:
         threading.Event().wait()
 
     def signal(self, number: int) -> None:
-        """To the driver."""
+        """Send it to the driver."""
         if self._rank == 0:
             os.kill(self._script["driver"], number)
 

@@ -46,7 +46,7 @@ class PlayedGroup(WorkerGroup):
 
 
 class PlayedAttempts(Attempts):
-    """taken: what others hold of the cluster while it is looked for room for an attempt, by its number; and how long, in seconds."""
+    """taken: what others hold of the cluster, for `seconds`, while it is looked for room for an attempt; by the attempt's number."""
 
     taken: Mapping[int, Resources]
     seconds: float

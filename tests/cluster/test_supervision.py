@@ -1,4 +1,4 @@
-"""Supervision by itself: what is decided after each kind of end. Actors, placement and checkpoints are real, columns are played."""
+"""Supervision by itself: what follows each kind of end. Actors, placement and checkpoints are real, columns are played."""
 
 import signal
 from collections.abc import Iterator
@@ -12,12 +12,14 @@ from cluster import attempts, group, supervisor
 from cluster.failures import NoRoomError, RunFailed
 from cluster.outcomes import Finished, Stopped
 from cluster.signals import Interrupted
-from configs.errors import UserError
+from configs.errors import UnreachableError, UserError
 from tests.cluster.actors import PlayedColumn
 from tests.cluster.play import Act, Play, PlayedGroup
+from workers.checkpoint import Checkpoint
 
 ALL = {"CPU": 4.0}
 """Of the cluster's, but for data workers."""
+SETTLE_SECONDS = attempts.SETTLE_SECONDS
 DIES: list[Act] = [("die", 0)]
 
 
@@ -63,7 +65,9 @@ def test_failures_are_counted_since_the_last_checkpoint(tmp_path: Path) -> None:
 
 def test_without_a_new_checkpoint_the_budget_is_spent_and_pauses_grow(tmp_path: Path) -> None:
     play = Play(tmp_path, saves(5, *DIES), DIES, DIES, settings=["fault.max_failures=2", "fault.backoff_seconds=1"])
-    with pytest.raises(RunFailed, match=r"column r0 c0 .*number 3 since the last checkpoint, and fault.max_failures is 2"):
+    with pytest.raises(
+        RunFailed, match=r"column r0 c0 .*number 3 since the last checkpoint, and fault.max_failures is 2"
+    ):
         play.perform()
     assert play.attempts.number == 3
     [_, second] = [restart["time"] for restart in play.log("restart")]
@@ -98,6 +102,8 @@ def test_a_node_that_is_leaving_is_left(tmp_path: Path, node: str, monkeypatch: 
     [
         ("FloatingPointError", RunFailed, "the loss is nan. No other attempt is made"),
         ("UserError", UserError, "the loss is nan"),
+        ("ENOSPC", RunFailed, "No space left on device. No other attempt is made: make room on the disk first"),
+        ("EACCES", RunFailed, "Permission denied. No other attempt is made"),
     ],
 )
 def test_what_would_only_happen_again_is_not_tried_again(
@@ -109,8 +115,37 @@ def test_what_would_only_happen_again_is_not_tried_again(
     assert play.attempts.number == 1
 
 
-def test_a_mistake_in_an_actor_is_tried_again(tmp_path: Path) -> None:
-    assert isinstance(Play(tmp_path, [("fail", 0, "RuntimeError", "CUDA error")]).perform(), Finished)
+@pytest.mark.parametrize(
+    "error", ["RuntimeError", "ConnectionResetError", "GetTimeoutError", "UnreachableError", "EIO"]
+)
+def test_what_may_be_over_soon_is_tried_again(tmp_path: Path, error: str) -> None:
+    play = Play(tmp_path, [("fail", 0, error, "it broke")])
+    assert isinstance(play.perform(), Finished)
+    assert len(play.attempts.failures) == 1
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_a_storage_that_is_away_is_waited_for_within_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    """The columns meet the outage first, then the driver, which looks for the newest checkpoint there."""
+    play = Play(tmp_path, saves(5, ("fail", 0, "TimeoutError", "no answer")), settings=["fault.max_failures=3"])
+    real, calls = play.run.latest, []
+
+    def latest() -> Checkpoint | None:
+        calls.append(1)
+        if 2 < len(calls) <= 2 + tries:
+            raise UnreachableError("the storage does not answer")
+        return real()
+
+    monkeypatch.setattr(play.run, "latest", latest)
+    if tries < 3:
+        assert isinstance(play.perform(), Finished)
+        assert play.attempts.failures[1:] == ["the storage does not answer"] * tries
+        assert play.log("attempt")[-1]["step"] == 5
+    else:
+        with pytest.raises(RunFailed, match=r"fault\.max_failures is 3"):
+            play.perform()
 
 
 def test_a_signal_stops_at_a_step(tmp_path: Path) -> None:
@@ -128,9 +163,9 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert "did not stop in time" not in play.text
 
 
-def test_a_stop_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "STOP_SECONDS", 1.0)
-    play = Play(tmp_path, saves(5, ("signal", signal.SIGINT), ("work", 30)))
+def test_a_stop_has_as_long_as_a_step(tmp_path: Path) -> None:
+    settings = ["fault.hang_timeout_seconds=1"]
+    play = Play(tmp_path, saves(5, ("signal", signal.SIGINT), ("work", 30)), settings=settings)
     with pytest.raises(Interrupted):
         play.perform()
     assert "the columns did not stop in time" in play.text
@@ -153,6 +188,17 @@ def test_a_cluster_without_room_from_the_start_is_for_people(tmp_path: Path) -> 
     play = Play(tmp_path, settings=["cluster.replicas=8", "cluster.start_timeout_seconds=1"])
     with pytest.raises(NoRoomError, match=r"the run needs 8.08 CPUs and 0 GPUs .* has 5 CPUs"):
         play.perform()
+
+
+def test_a_node_whose_ray_is_started_anew_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is back after six seconds; an elastic run would lose more by shrinking and growing again."""
+    now = [0.0]
+    sleep = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.append(now.pop() + seconds))
+    monkeypatch.setattr(attempts, "time", sleep)
+    monkeypatch.setattr(attempts, "SETTLE_SECONDS", SETTLE_SECONDS)
+    monkeypatch.setattr(attempts, "replicas_that_fit", lambda plan: 4 if now[0] > 6 else 2)
+    play = Play(tmp_path, settings=["cluster.replicas=4", "fault.elastic=true"])
+    assert play.attempts._shape(first=False).mesh.replicas == 4
 
 
 def test_elastic_runs_take_a_divisor_of_their_replicas_and_come_back(tmp_path: Path) -> None:
