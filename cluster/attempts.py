@@ -33,8 +33,8 @@ SEEING_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 """How often it is looked whether there is room."""
 SETTLE_SECONDS = 8.0
-"""What the last attempt held is free within this time, and a node whose Ray is started anew is back (6 s). Before it an elastic run
-takes no fewer replicas."""
+"""What the last attempt held is free within this time, and a node whose Ray is started anew is back (6 s). Before it an elastic
+run takes no fewer replicas."""
 WAITING_SECONDS = 30.0
 """How often people are told that there is no room yet."""
 

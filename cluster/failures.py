@@ -36,7 +36,7 @@ def lost_another(error: BaseException) -> bool:
 
 
 def is_wrong_input(error: BaseException) -> bool:
-    """Whether a lasting UserError is behind it, also one that an actor's constructor raised, of which Ray tells the text alone."""
+    """Whether a lasting UserError is behind it, also one that a constructor raised, of which Ray tells the text alone."""
     from ray.exceptions import ActorDiedError
 
     cause = root_cause(error)

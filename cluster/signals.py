@@ -35,9 +35,7 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if (
-            self.requested is not None and kind is KeyboardInterrupt
-        ):  # which Ray's calls make of whatever a handler raises
+        if self.requested is not None and kind is KeyboardInterrupt:  # Ray's calls make it of what a handler raises
             raise Interrupted(self.requested) from None
 
     def _received(self, number: int, frame: FrameType | None) -> None:

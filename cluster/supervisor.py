@@ -27,8 +27,8 @@ NODE_DEATH_SECONDS = 12.0
 NODES_SECONDS = 5.0
 """How often it is looked whether a node will be taken away."""
 STARTING_SECONDS = 5.0
-"""How long a stop may take in the first step, which may be compiling for half a minute, with nothing to save. Later it has as long
-as a step, `fault.hang_timeout_seconds`; once the ranks save, `checkpoint.save_timeout_seconds` counts."""
+"""How long a stop may take in the first step, which may be compiling for half a minute, with nothing to save. Later it has as
+long as a step, `fault.hang_timeout_seconds`; once the ranks save, `checkpoint.save_timeout_seconds` counts."""
 
 ABRUPTLY = "its process was killed (kill -9, or by the system for want of memory), or crashed"
 """Ray says the same of all three."""

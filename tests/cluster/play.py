@@ -46,7 +46,7 @@ class PlayedGroup(WorkerGroup):
 
 
 class PlayedAttempts(Attempts):
-    """taken: what others hold of the cluster, for `seconds`, while it is looked for room for an attempt; by the attempt's number."""
+    """taken: what others hold of the cluster, for `seconds`, while room is looked for; by the attempt's number."""
 
     taken: Mapping[int, Resources]
     seconds: float
