@@ -13,6 +13,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
+from cluster import own_ray
 from cluster.capacity import replicas_that_fit
 from cluster.console import RunConsole, clock
 from cluster.diagnosis import diagnose
@@ -20,6 +21,7 @@ from cluster.failures import NoRoomError, RunFailed
 from cluster.group import WorkerGroup
 from cluster.outcomes import Failure, Finished, GiveUp, Outcome, Stopped
 from cluster.plan import Plan
+from cluster.ray_session import start_own_ray_again
 from cluster.recovery import Budget
 from cluster.reporting import Reporting
 from cluster.run_folder import RunFolder
@@ -84,6 +86,7 @@ class Attempts:
             elif self.signals.requested is not None:  # what was to stop has ended in another way
                 raise Interrupted(self.signals.requested)
             step = self._recovered(outcome if isinstance(outcome, Failure) else None)
+            self._revive()
             self.number += 1
             self.console.restarted()
             self.reporting.restarted(outcome.kind if isinstance(outcome, Failure) else outcome.why, step)
@@ -104,6 +107,15 @@ class Attempts:
                 return step
             failure = away
             self._tell(failure)
+
+    def _revive(self) -> None:
+        """Start the run's own Ray again if it has died: nobody else would."""
+        if dead := own_ray.death():
+            self.reporting.note(f"starting Ray anew ({dead})")
+            try:
+                start_own_ray_again()
+            except (OSError, RuntimeError) as error:
+                raise RunFailed(f"Ray died ({dead}) and could not be started again: {error}") from None
 
     def _newest_step(self) -> int:
         """Of the checkpoints, which the budget is told."""
@@ -159,8 +171,9 @@ class Attempts:
         if isinstance(outcome, Failure):
             self._tell(outcome)
             folder = self.run.path / "diagnosis" / f"attempt-{self.number}"
-            self._seeing.append(diagnose(folder, outcome, group, supervisor.watchdog.describe()))
-            console.message(f"what can be seen of it will be in {folder}")
+            if own_ray.death() is None:  # else nobody is left to ask
+                self._seeing.append(diagnose(folder, outcome, group, supervisor.watchdog.describe()))
+                console.message(f"what can be seen of it will be in {folder}")
         return outcome
 
     def _tell(self, failure: Failure) -> None:

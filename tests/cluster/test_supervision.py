@@ -148,6 +148,22 @@ def test_a_storage_that_is_away_is_waited_for_within_the_budget(
             play.perform()
 
 
+def test_a_machine_that_was_asleep_is_what_is_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to look after it finds a connection broken, or nothing moved for an hour."""
+    looks: list[float] = []
+
+    def asleep() -> float:
+        looks.append(0)
+        return 0.0 if len(looks) < 2 else 3600.0
+
+    monkeypatch.setattr(supervisor, "boot_time", asleep)
+    play = Play(tmp_path, saves(5, ("fail", 0, "RuntimeError", "gloo: timed out")))
+    assert isinstance(play.perform(), Finished)
+    [failure] = play.log("failure")
+    assert failure["what"].startswith("this machine stood still for 3600 s, and then column r0 c0 ")
+    assert "note: this machine stood still for 3600 s (it was suspended" in play.text
+
+
 def test_a_signal_stops_at_a_step(tmp_path: Path) -> None:
     play = Play(tmp_path, saves(5, ("signal", signal.SIGTERM), ("stop_when_asked",)))
     assert play.perform() == Stopped(why="signal", step=5)
