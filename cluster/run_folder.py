@@ -10,7 +10,7 @@ import yaml
 
 from cluster.console import progress
 from cluster.provenance import is_alive, note_start, read_starts
-from configs.errors import UnreachableError, UserError, nature_of
+from configs.errors import UserError, about_os
 from configs.loader import parse, save, to_dict
 from configs.schema import Config
 from workers.checkpoint_store import keyless, place_of
@@ -167,8 +167,7 @@ class RunFolder:
         return found
 
     def _unusable(self, how: str, error: OSError) -> UserError:
-        kind = UnreachableError if nature_of(error) == "away" else UserError
-        return kind(f"the run's checkpoints at {self.checkpoints} cannot be {how}: {error}")
+        return about_os(error, f"the run's checkpoints at {self.checkpoints} cannot be {how}: {error}")
 
     def _refuse_other_experiment(self, found: "Checkpoint") -> None:
         # Where the first weights came from is of no account any more, and what is stored is the very checkpoint.

@@ -36,22 +36,33 @@ def nature_of(error: BaseException) -> Nature:
     return "wrong" if isinstance(error, FloatingPointError) else "away"
 
 
-RAISED = f"{UserError.__module__}.{UserError.__name__}: "
+def about_os(cause: OSError, text: str) -> UserError:
+    """Of the cause's nature."""
+    nature = nature_of(cause)
+    error = UnreachableError(text) if nature == "away" else UserError(text)
+    error.nature = nature
+    return error
+
+
+RAISED = {kind: f"{kind.__module__}.{kind.__name__}: " for kind in (UserError, UnreachableError)}
 """What the last line of its traceback begins with."""
 
 
 def last_raised(text: str) -> str:
     """The line of a traceback that says what was raised in the end, a UserError without its name; if `text` has none, its first
     line."""
-    return _last(text).removeprefix(RAISED)
+    line = _last(text)
+    for name in RAISED.values():
+        line = line.removeprefix(name)
+    return line
 
 
-def is_user_error(text: str) -> bool:
-    """Whether the traceback in it ends with a UserError."""
-    return _last(text).startswith(RAISED)
+def is_user_error(text: str, kind: type[UserError] = UserError) -> bool:
+    """Whether the traceback in it ends with just this kind of UserError."""
+    return _last(text).startswith(RAISED[kind])
 
 
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    raised = [line for line in lines if line.startswith((RAISED, "ray::")) or "Error: " in line]
+    raised = [line for line in lines if line.startswith("ray::") or "Error: " in line]
     return raised[-1] if raised else "".join(lines[:1])
