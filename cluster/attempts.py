@@ -136,8 +136,8 @@ class Attempts:
             outcome = Failure(kind="error", what=str(error))
             self._tell(outcome)
         except NoRoomError as error:
-            if self.number == self._first:  # never before has there been room: a matter for the person at the keyboard
-                raise
+            if self.number == self._first and own_ray.death() is None:
+                raise  # never before has there been room: a matter for the person at the keyboard
             outcome = Failure(kind="no room", what=str(error))
             self._tell(outcome)
         except RunFailed as error:  # an actor that died while the others started
