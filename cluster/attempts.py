@@ -13,6 +13,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
+from cluster import own_ray
 from cluster.capacity import replicas_that_fit
 from cluster.console import RunConsole, clock
 from cluster.diagnosis import diagnose
@@ -20,19 +21,22 @@ from cluster.failures import NoRoomError, RunFailed
 from cluster.group import WorkerGroup
 from cluster.outcomes import Failure, Finished, GiveUp, Outcome, Stopped
 from cluster.plan import Plan
+from cluster.ray_session import start_own_ray_again
 from cluster.recovery import Budget
 from cluster.reporting import Reporting
 from cluster.run_folder import RunFolder
 from cluster.signals import Interrupted, StopSignals
 from cluster.supervisor import Supervisor
 from cluster.traces import with_traces
+from configs.errors import UnreachableError
 
 SEEING_SECONDS = 5.0
 """How long the end of a run waits for what is still being written down of a failure."""
 LOOK_SECONDS = 0.5
 """How often it is looked whether there is room."""
-SETTLE_SECONDS = 5.0
-"""What the last attempt held comes back within this time; before it an elastic run takes no fewer replicas."""
+SETTLE_SECONDS = 8.0
+"""What the last attempt held is free within this time, and a node whose Ray is started anew is back (6 s). Before it an elastic
+run takes no fewer replicas."""
 WAITING_SECONDS = 30.0
 """How often people are told that there is no room yet."""
 
@@ -79,18 +83,39 @@ class Attempts:
                 return outcome
             if isinstance(outcome, Stopped):
                 self.reporting.note(f"stopped after step {outcome.step:,}, because {outcome.about}; starting again")
-            if isinstance(outcome, Failure):
-                if self.signals.requested is not None:  # what was to stop has ended in another way
-                    raise Interrupted(self.signals.requested)
-                if not outcome.can_go_on:  # the checkpoints may be out of reach as well
-                    self._settle(outcome)
-            step = self._newest_step()
-            if isinstance(outcome, Failure):
-                self._settle(outcome)
+            elif self.signals.requested is not None:  # what was to stop has ended in another way
+                raise Interrupted(self.signals.requested)
+            step = self._recovered(outcome if isinstance(outcome, Failure) else None)
+            self._revive()
             self.number += 1
             self.console.restarted()
             self.reporting.restarted(outcome.kind if isinstance(outcome, Failure) else outcome.why, step)
             plan = self._shape(first=False)
+
+    def _recovered(self, failure: Failure | None) -> int:
+        """The step to go on after, once the failure is settled, and those that the checkpoints' place may have then."""
+        while True:
+            step, away = 0, None
+            if failure is None or failure.nature == "away":  # else the checkpoints may be out of reach as well
+                try:
+                    step = self._newest_step()
+                except UnreachableError as error:
+                    away = Failure(kind="error", what=str(error))
+            if failure is not None:
+                self._settle(failure)
+            if away is None:
+                return step
+            failure = away
+            self._tell(failure)
+
+    def _revive(self) -> None:
+        """Start the run's own Ray again if it has died: nobody else would."""
+        if dead := own_ray.death():
+            self.reporting.note(f"starting Ray anew ({dead})")
+            try:
+                start_own_ray_again()
+            except (OSError, RuntimeError) as error:
+                raise RunFailed(f"Ray died ({dead}) and could not be started again: {error}") from None
 
     def _newest_step(self) -> int:
         """Of the checkpoints, which the budget is told."""
@@ -107,9 +132,12 @@ class Attempts:
         try:
             with WorkerGroup(plan, attempt=self.number) as group:
                 outcome = self._watch(group)
+        except UnreachableError as error:
+            outcome = Failure(kind="error", what=str(error))
+            self._tell(outcome)
         except NoRoomError as error:
-            if self.number == self._first:  # never before has there been room: a matter for the person at the keyboard
-                raise
+            if self.number == self._first and own_ray.death() is None:
+                raise  # never before has there been room: a matter for the person at the keyboard
             outcome = Failure(kind="no room", what=str(error))
             self._tell(outcome)
         except RunFailed as error:  # an actor that died while the others started
@@ -143,8 +171,9 @@ class Attempts:
         if isinstance(outcome, Failure):
             self._tell(outcome)
             folder = self.run.path / "diagnosis" / f"attempt-{self.number}"
-            self._seeing.append(diagnose(folder, outcome, group, supervisor.watchdog.describe()))
-            console.message(f"what can be seen of it will be in {folder}")
+            if own_ray.death() is None:  # else nobody is left to ask
+                self._seeing.append(diagnose(folder, outcome, group, supervisor.watchdog.describe()))
+                console.message(f"what can be seen of it will be in {folder}")
         return outcome
 
     def _tell(self, failure: Failure) -> None:

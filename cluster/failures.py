@@ -1,6 +1,6 @@
 """What went wrong in an actor, in words."""
 
-from configs.errors import UserError, is_user_error, last_raised
+from configs.errors import UserError, is_user_error, last_raised, nature_of
 
 FOR_MEMORY = (
     "Ray ended its process, because its node had hardly any memory left; `--plan` says what a run needs, and with smaller "
@@ -36,11 +36,13 @@ def lost_another(error: BaseException) -> bool:
 
 
 def is_wrong_input(error: BaseException) -> bool:
-    """Whether a UserError is behind it, also one that an actor's constructor raised, of which Ray tells the text alone."""
+    """Whether a lasting UserError is behind it, also one that a constructor raised, of which Ray tells the text alone."""
     from ray.exceptions import ActorDiedError
 
     cause = root_cause(error)
-    return isinstance(cause, UserError) or (isinstance(cause, ActorDiedError) and is_user_error(str(cause)))
+    if isinstance(cause, UserError):
+        return nature_of(cause) == "wrong"
+    return isinstance(cause, ActorDiedError) and is_user_error(str(cause))
 
 
 def explain(error: BaseException) -> str:

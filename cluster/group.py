@@ -23,6 +23,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from alexnet.colour import PixelStatistics
+from cluster import own_ray
 from cluster.environment import COLUMN_ENVIRONMENT, NO_GPUS
 from cluster.failures import NoRoomError, RunFailed, explain, is_wrong_input
 from cluster.paths import absolute
@@ -89,7 +90,9 @@ class WorkerGroup:
             column.stop.remote()
 
     def shutdown(self) -> None:
-        """Kill all actors and give the placement group back."""
+        """Kill all actors and give the placement group back. If the run's own Ray is dead, they ended with it."""
+        if own_ray.death():
+            self.columns, self.data_workers, self._placement = [], [], None
         for actor in [*self.columns, *(w for workers in self.data_workers for w in workers.values())]:
             with contextlib.suppress(Exception):  # an actor that is gone already is no trouble here
                 ray.kill(actor)

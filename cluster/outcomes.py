@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from configs.errors import Nature
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
@@ -29,8 +31,7 @@ class Failure:
     kind: Literal["death", "hang", "no room", "error"]
     what: str
     """One line: who, where, how."""
-    can_go_on: bool = True
-    """Whether another attempt may fare better; not after a full disk, or a loss that is no number."""
+    nature: Nature = "away"
     counts_as: Literal["failure", "preemption"] = "failure"
 
 

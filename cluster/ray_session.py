@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster import own_ray
 from configs.errors import UserError
 
 
@@ -46,7 +47,13 @@ def ray_session(
         yield ray
     finally:
         with _signals_delayed(then_raise=False):
-            ray.shutdown()
+            own_ray.end() if address is None else ray.shutdown()
+
+
+def start_own_ray_again() -> None:
+    """Raises what ray.init raises, and UserError."""
+    with _signals_delayed():
+        own_ray.again()
 
 
 def _connect(
@@ -94,10 +101,13 @@ def _connect(
             "include_dashboard": dashboard,
             "dashboard_host": "127.0.0.1",
         }
+
+    def start() -> Any:
+        job = JobConfig(metadata=metadata)
+        return ray.init(job_config=job, logging_level=logging.WARNING, log_to_driver=False, **settings)
+
     try:
-        context = ray.init(
-            job_config=JobConfig(metadata=metadata), logging_level=logging.WARNING, log_to_driver=False, **settings
-        )
+        context = own_ray.begin(start, num_cpus or os.cpu_count() or 1) if address is None else start()
     except ConnectionError as error:
         raise _no_cluster(address, error) from None
     if address is None and dashboard and not quiet:

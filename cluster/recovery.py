@@ -4,6 +4,8 @@ from cluster.outcomes import Decision, Failure, GiveUp, Restart
 from configs.schema import Fault
 
 LONGEST_BACKOFF_SECONDS = 60.0
+MOST_DOUBLINGS = 100
+"""No pause is so short that it would not be the longest by then; a float has room for 1,023."""
 
 
 class Budget:
@@ -20,7 +22,9 @@ class Budget:
             self._step, self.failures, self.preemptions = step, 0, 0
 
     def decide(self, failure: Failure) -> Decision:
-        if not failure.can_go_on:
+        if failure.nature == "full":
+            return GiveUp(why="make room on the disk first")
+        if failure.nature == "wrong":
             return GiveUp(why="another attempt would end in the same way")
         if failure.counts_as == "preemption":
             self.preemptions += 1
@@ -31,7 +35,7 @@ class Budget:
         if limit is not None and count > limit:
             since = "the last checkpoint" if self._step is not None else "the beginning"
             return GiveUp(why=f"that was number {count} since {since}, and {name} is {limit}")
-        pause = 0.0 if count == 1 else self.settings.backoff_seconds * 2.0 ** (count - 2)
+        pause = 0.0 if count == 1 else self.settings.backoff_seconds * 2.0 ** min(count - 2, MOST_DOUBLINGS)
         allowed = "any number" if limit is None else str(limit)
         return Restart(
             after_seconds=min(pause, LONGEST_BACKOFF_SECONDS),

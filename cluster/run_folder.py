@@ -10,7 +10,7 @@ import yaml
 
 from cluster.console import progress
 from cluster.provenance import is_alive, note_start, read_starts
-from configs.errors import UserError
+from configs.errors import UserError, about_os
 from configs.loader import parse, save, to_dict
 from configs.schema import Config
 from workers.checkpoint_store import keyless, place_of
@@ -109,7 +109,7 @@ class RunFolder:
         try:
             found = committed(self.checkpoints)
         except OSError as error:
-            raise UserError(f"the run's checkpoints at {self.checkpoints} cannot be read: {error}") from None
+            raise self._unusable("read", error) from None
         if not found:
             if was := self._last_saved():
                 raise UserError(
@@ -142,7 +142,7 @@ class RunFolder:
         try:
             return max(self.attempts(), newest_attempt(self.checkpoints)) + 1
         except OSError as error:
-            raise UserError(f"the run's checkpoints at {self.checkpoints} cannot be read: {error}") from None
+            raise self._unusable("read", error) from None
 
     def to_go_on_from(self, attempt: int, say: Callable[[str], None]) -> "Checkpoint | None":
         """The newest checkpoint that is whole, every byte of it read; None if the run has none yet.
@@ -163,10 +163,11 @@ class RunFolder:
         except TakenOverError as error:
             raise UserError(f"{error}; stop one of the two commands") from None
         except OSError as error:
-            raise UserError(
-                f"the run's checkpoints at {self.checkpoints} cannot be read and written: {error}"
-            ) from None
+            raise self._unusable("read and written", error) from None
         return found
+
+    def _unusable(self, how: str, error: OSError) -> UserError:
+        return about_os(error, f"the run's checkpoints at {self.checkpoints} cannot be {how}: {error}")
 
     def _refuse_other_experiment(self, found: "Checkpoint") -> None:
         # Where the first weights came from is of no account any more, and what is stored is the very checkpoint.

@@ -1,7 +1,10 @@
 """Stop signals in the driver: the first asks for a stop at the next step with everything saved, the second stops at once."""
 
+import contextlib
+import os
 import signal
 import sys
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -24,6 +27,7 @@ class StopSignals:
         self.gentle = False
         self.requested: int | None = None
         self._before: dict[int, Any] = {}
+        self._ending: threading.Timer | None = None
 
     def __enter__(self) -> "StopSignals":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -33,8 +37,27 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.requested is not None and kind is KeyboardInterrupt:  # Ray's calls make it of what a handler raises
+            raise Interrupted(self.requested) from None
+
+    def end_within(self, seconds: float) -> None:
+        """End this process and all below it by force then, if it is still there: a cluster that is gone may keep it waiting."""
+        self._ending = threading.Timer(seconds, self._end)
+        self._ending.daemon = True
+        self._ending.start()
+
+    def _end(self) -> None:
+        import psutil
+
+        print("Ray does not let go; ending by force", file=sys.stderr, flush=True)
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        os._exit(128 + (self.requested or signal.SIGINT))
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.gentle and self.requested is None:

@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
+from cluster import own_ray
 from cluster.capacity import draining_nodes
-from cluster.failures import explain, lost_another, root_cause
+from cluster.failures import explain, is_wrong_input, lost_another, root_cause
 from cluster.group import WorkerGroup
 from cluster.outcomes import Failure, Finished, Outcome, Stopped
 from cluster.signals import Interrupted, StopSignals
 from cluster.watchdog import Watchdog
-from configs.errors import UserError
+from configs.errors import UserError, nature_of
 from workers.column_worker import Status
 
 POLL_SECONDS = 0.25
@@ -26,10 +28,11 @@ NODE_DEATH_SECONDS = 12.0
 """After columns have lost a connection, how long to wait for the news that the other one's node is dead."""
 NODES_SECONDS = 5.0
 """How often it is looked whether a node will be taken away."""
-STOP_SECONDS = 60.0
-"""How long the ranks may take to agree on a stop. Once they save, `checkpoint.save_timeout_seconds` counts."""
+STILL_SECONDS = 10.0
+"""Between two looks of a process that nobody stopped, on the slowest machine."""
 STARTING_SECONDS = 5.0
-"""The same in the first step, which may be compiling for half a minute, with nothing to save."""
+"""How long a stop may take in the first step, which may be compiling for half a minute, with nothing to save. Later it has as
+long as a step, `fault.hang_timeout_seconds`; once the ranks save, `checkpoint.save_timeout_seconds` counts."""
 
 ABRUPTLY = "its process was killed (kill -9, or by the system for want of memory), or crashed"
 """Ray says the same of all three."""
@@ -58,8 +61,11 @@ class Supervisor:
         self._messages_seen = [0] * group.plan.mesh.replicas
         self.feed_counts: list[dict[str, Any]] = [{} for _ in range(group.plan.mesh.replicas)]
         self.watchdog = Watchdog(group.plan.config, [about["name"] for about in group.about])
+        self._looked_at = boot_time()
+        self._still, self._excused_until = "", 0.0
         self._stopping: tuple[StopReason, str] | None = None
         self._stop_by = float("inf")
+        self._grace_seconds = group.plan.config.fault.stop_grace_seconds
 
     def watch(self, running: list[Any]) -> Outcome:
         """Wait for the references of all ranks.
@@ -69,29 +75,49 @@ class Supervisor:
         waiting, asked_at, nodes_at = list(running), 0.0, time.monotonic()
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=POLL_SECONDS)
+            self._look_at_clock()
+            if dead := own_ray.death():
+                return Failure(kind="death", what=f"the Ray that this run started died ({dead})")
             for reference in done:
                 if _failure(reference) is not None:
-                    return self._failed(running)
+                    return self._excused(self._failed(running))
             now = time.monotonic()
             if self._signals.requested is not None:
                 self._stop("signal", "")
-            if now > self._stop_by and not self.watchdog.saving:
-                self._on_message("the columns did not stop in time; ending them. What was saved before is whole")
+            late = now > self._stop_by and not self.watchdog.saving
+            if late or (self._signals.requested is not None and self.watchdog.silent_seconds > self._grace_seconds):
+                why = "did not stop in time" if late else f"have not answered for {self._grace_seconds:g} s"
+                self._on_message(f"the columns {why}; ending them. What was saved before is whole")
                 raise Interrupted(self._signals.requested or 0)
-            if now - nodes_at > NODES_SECONDS:
+            if now - nodes_at > NODES_SECONDS and self._stopping is None:  # in a cluster that is ending it might block
                 nodes_at = now
                 self._look_at_nodes()
             if now - asked_at > STATUS_SECONDS:
                 asked_at = now
                 hang = self._poll()
                 if hang and waiting:
-                    return Failure(kind="hang", what=hang)
+                    return self._excused(Failure(kind="hang", what=hang))
         self._poll(wait_seconds=5.0)
         results: list[dict[str, Any]] = ray.get(running)
         if results[0]["ended"] == "stopped":
             why, about = self._stopping or ("signal", "")
             return Stopped(why=why, step=results[0]["step"], about=about)
         return Finished(results=results)
+
+    def _look_at_clock(self) -> None:
+        before, self._looked_at = self._looked_at, boot_time()
+        if (seconds := self._looked_at - before) > STILL_SECONDS:
+            self._still = f"this machine stood still for {seconds:.0f} s"
+            self._on_message(f"note: {self._still} (it was suspended, or all processes were stopped)")
+            self.watchdog.excuse()
+            self._stop_by += seconds
+            self._excused_until = self._looked_at + self.watchdog.limit_seconds
+
+    def _excused(self, failure: Failure) -> Failure:
+        """With words for what the other ranks, or a time limit, took for somebody's fault."""
+        if self._looked_at > self._excused_until:
+            return failure
+        return replace(failure, what=f"{self._still}, and then {failure.what}")
 
     def _stop(self, why: StopReason, about: str) -> None:
         """Ask all ranks to stop at a step, once; a signal takes over from another reason."""
@@ -102,7 +128,8 @@ class Supervisor:
         self._stopping = (why, about)
         if why == "signal":
             starting = self.watchdog.starting and not any(self._reports_seen)
-            self._stop_by = time.monotonic() + (STARTING_SECONDS if starting else STOP_SECONDS)
+            step = self._group.plan.config.fault.hang_timeout_seconds
+            self._stop_by = time.monotonic() + (STARTING_SECONDS if starting else step)
 
     def _look_at_nodes(self) -> None:
         ours = {about["node_id"]: about["node"] for about in self._group.about}
@@ -126,9 +153,9 @@ class Supervisor:
             leaving = about["node_id"] in draining_nodes()
             how = "its node was taken away" if leaving else _how(error)
             return Failure(kind="death", what=f"{who} died: {how}", counts_as="preemption" if leaving else "failure")
-        if isinstance(root_cause(error), UserError):
+        if is_wrong_input(error):
             raise UserError(explain(error))
-        return Failure(kind="error", what=f"{who} failed: {explain(error)}", can_go_on=not told)
+        return Failure(kind="error", what=f"{who} failed: {explain(error)}", nature=nature_of(root_cause(error)))
 
     def _failures(self, running: list[Any], seconds: float) -> tuple[list[tuple[int, Exception]], ...]:
         """(rank, error) of all that failed; of those who say why themselves; of those who died. Waits for the latter only."""
@@ -186,6 +213,11 @@ class Supervisor:
             self._on_report(report)
             if report["kind"] == "checkpoint" and self._stopping is None and (about := self._wants_resize()):
                 self._stop("resize", about)
+
+
+def boot_time() -> float:
+    """In seconds; it goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _failure(reference: Any) -> Exception | None:

@@ -114,6 +114,10 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
         except RunFailed as error:
             where = _where_it_goes_on(run)
             raise RunFailed(f"{error}. {where[0].upper()}{where[1:]}") from None
+        except KeyboardInterrupt:
+            signals.end_within(run.config.fault.stop_grace_seconds)
+            console.note(f"stopped at once; {_where_it_goes_on(run)}")
+            raise
         if isinstance(outcome, Stopped):
             reporting.end("stopped", outcome.step)
         else:

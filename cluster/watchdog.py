@@ -40,6 +40,16 @@ class Watchdog:
         """Whether no rank is known to have gone through its first step."""
         return all(progress.patience == "first" for progress in self._last)
 
+    def excuse(self) -> None:
+        """Nobody could move or answer until now."""
+        self._moved_at = time.monotonic()
+        self._heard_at = [self._moved_at for _ in self._names]
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since any rank has answered."""
+        return time.monotonic() - max(self._heard_at)
+
     def hang(self) -> str | None:
         """What to say of it, or None if there is no hang."""
         still = time.monotonic() - self._moved_at

@@ -1,4 +1,14 @@
-"""The one exception for mistakes that the person at the keyboard can put right."""
+"""The one exception for mistakes that the person at the keyboard can put right; and which errors may go away by themselves."""
+
+import errno
+from typing import Literal
+
+Nature = Literal["away", "wrong", "full"]
+"""Of a failure. away: a process, a node, a network or a storage does not answer now, and another try may find it. wrong: the same
+would happen again (wrong input, a loss that is no number). full: a disk is, and somebody must make room."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+WRONG = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""Of an operating system's errors, those that stay. All others are taken for outages: a try too many costs seconds."""
 
 
 class UserError(Exception):
@@ -7,23 +17,52 @@ class UserError(Exception):
     Entry points print the message without a traceback and exit with code 2.
     """
 
+    nature: Nature = "wrong"
 
-RAISED = f"{UserError.__module__}.{UserError.__name__}: "
+
+class UnreachableError(UserError):
+    """A place that does not answer, though it may later: a wrong address, or an outage."""
+
+    nature: Nature = "away"
+
+
+def nature_of(error: BaseException) -> Nature:
+    """An error may say so itself, in an attribute `nature`."""
+    own: Nature | None = getattr(error, "nature", None)
+    if own is not None:
+        return own
+    if isinstance(error, OSError):
+        return "full" if error.errno in FULL else "wrong" if error.errno in WRONG else "away"
+    return "wrong" if isinstance(error, FloatingPointError) else "away"
+
+
+def about_os(cause: OSError, text: str) -> UserError:
+    """Of the cause's nature."""
+    nature = nature_of(cause)
+    error = UnreachableError(text) if nature == "away" else UserError(text)
+    error.nature = nature
+    return error
+
+
+RAISED = {kind: f"{kind.__module__}.{kind.__name__}: " for kind in (UserError, UnreachableError)}
 """What the last line of its traceback begins with."""
 
 
 def last_raised(text: str) -> str:
     """The line of a traceback that says what was raised in the end, a UserError without its name; if `text` has none, its first
     line."""
-    return _last(text).removeprefix(RAISED)
+    line = _last(text)
+    for name in RAISED.values():
+        line = line.removeprefix(name)
+    return line
 
 
-def is_user_error(text: str) -> bool:
-    """Whether the traceback in it ends with a UserError."""
-    return _last(text).startswith(RAISED)
+def is_user_error(text: str, kind: type[UserError] = UserError) -> bool:
+    """Whether the traceback in it ends with just this kind of UserError."""
+    return _last(text).startswith(RAISED[kind])
 
 
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    raised = [line for line in lines if line.startswith((RAISED, "ray::")) or "Error: " in line]
+    raised = [line for line in lines if line.startswith("ray::") or "Error: " in line]
     return raised[-1] if raised else "".join(lines[:1])

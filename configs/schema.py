@@ -245,6 +245,9 @@ class Fault(Section):
     """How long no column may make progress before the attempt counts as hung. Must be longer than the longest step, evaluation
     step and pause of the network; first steps, and data that come from a URL, have `cluster.collective_timeout_seconds`, and
     checkpoints `checkpoint.save_timeout_seconds`."""
+    stop_grace_seconds: Positive = 30.0
+    """How long a stop waits if no column answers any more, as when their processes were ended too; and after that, how long for
+    Ray to let go."""
     rejoin_timeout_seconds: Positive = 1800.0
     """How long a restart waits for nodes to come back if there is no room for it."""
     elastic: bool = False

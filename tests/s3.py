@@ -48,10 +48,14 @@ class Cable:
     """A port on loopback that leads to another one, until it is cut."""
 
     def __init__(self, to: int) -> None:
-        self._to, self._open = to, True
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-        self._ends: list[socket.socket] = []
+        self._to, self.port = to, 0
+        self.mend()
+
+    def mend(self) -> None:
+        """Take connections again, at the same port."""
+        self._open, self._ends = True, list[socket.socket]()
+        self._listening = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:

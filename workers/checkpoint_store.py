@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from configs.errors import UserError
+from configs.errors import about_os
 from configs.schema import Config
 from workers.data.files import sync_folder, whole_file
 from workers.data.storage import CHUNK_BYTES, MissingFileError, Remote, is_url, without_keys
@@ -149,8 +149,9 @@ class FolderStore(CheckpointStore):
             # A bad sector. Of other errors, as of a server that is away, the file is not to blame.
             if error.errno == errno.EIO:
                 raise DamagedFileError(f"{file} cannot be read: {error.strerror}") from None
-            raise UserError(
-                f"{self._root / folder / file} cannot be read now: {error.strerror}; mend that, and give the same command again"
+            raise about_os(
+                error,
+                f"{self._root / folder / file} cannot be read now: {error.strerror}; mend that, and give the same command again",
             ) from None
 
 

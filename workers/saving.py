@@ -30,11 +30,24 @@ from torch import Tensor
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from configs import schema
-from configs.errors import UserError
+from configs.errors import Nature, UserError, nature_of
 from workers.checkpoint import VERSION, Name, Rows, rows_of
 from workers.checkpoint_list import list_checkpoints, prune
 from workers.checkpoint_store import open_store, sha256_of
 from workers.takeover import refuse_if_taken_over
+
+GRAVITY: tuple[Nature, ...] = ("away", "full", "wrong")
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written. nature: the gravest of all ranks'."""
+
+    def __init__(self, text: str, nature: Nature) -> None:
+        super().__init__(text, nature)
+        self.text, self.nature = text, nature
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class HostCopy:
@@ -214,16 +227,17 @@ class Saver:
 
         Raises OSError on every rank if any has failed; without this the others would wait for it for ever.
         """
-        value, problem = None, None
+        value, problem, nature = None, None, "away"
         try:
             value = part()
         except (OSError, UserError, SafetensorError) as error:  # a full disk, a storage that is gone
-            problem = str(error)
+            problem, nature = str(error), nature_of(error)
         except Exception as error:  # a mistake of ours
             problem = f"{type(error).__name__}: {error}"
         of_all: list[Any] = [None] * self._group.size()
-        dist.all_gather_object(of_all, (value, problem), group=self._group)
-        said = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(of_all) if text]
+        dist.all_gather_object(of_all, (value, problem, nature), group=self._group)
+        said = [f"rank {rank}: {text}" for rank, (_, text, _) in enumerate(of_all) if text]
         if said:
-            raise OSError(f"the checkpoint could not be written ({'; '.join(said)}); the ones before it are whole")
-        return [value for value, _ in of_all]
+            text = f"the checkpoint could not be written ({'; '.join(said)}); the ones before it are whole"
+            raise SaveError(text, max((nature for _, problem, nature in of_all if problem), key=GRAVITY.index))
+        return [value for value, _, _ in of_all]

@@ -7,6 +7,7 @@ it chooses where to go on from, and every save looks for later marks before it c
 
 import re
 
+from configs.errors import Nature
 from workers.checkpoint_store import STATE, open_store
 
 MARK = re.compile(r"attempt-(\d{8})")
@@ -14,6 +15,8 @@ MARK = re.compile(r"attempt-(\d{8})")
 
 class TakenOverError(OSError):
     """A later attempt at the run has begun."""
+
+    nature: Nature = "wrong"
 
 
 def newest_attempt(place: str) -> int:

@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         many_rows(folder / name, rows, shard_rows=16)
     shard = sorted((folder / "cut").glob("train-*.arrow"))[1]
     shard.write_bytes(shard.read_bytes()[:-8])
-    for name in ("runs", "replaced-runs", "old/numpy-1.2.3.dist-info"):
+    for name in ("runs", "old/numpy-1.2.3.dist-info"):
         (folder / name).mkdir(parents=True)
     (folder / "old/numpy-1.2.3.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.2.3\n")
     changed = folder / "demo.yaml"
@@ -156,33 +156,6 @@ def test_object_store_that_might_spill(place: Place) -> None:
 
 def test_nothing_is_left_behind(place: Place, results: list[Result]) -> None:
     assert list((place.folder / "runs").iterdir()) == []
-
-
-def test_what_is_there_stays(place: Place) -> None:
-    """The folder of a run that goes on."""
-    checkpoints = place.folder / "replaced-runs" / "checkpoints"
-    (checkpoints / "step-00000001").mkdir(parents=True)
-    found = place.look(location=checkpoints)
-    assert states(found)["storage"] == {"ok"}
-    assert [entry.name for entry in checkpoints.iterdir()] == ["step-00000001"]
-
-
-def test_folder_that_the_driver_cannot_write(place: Place) -> None:
-    found = place.look(location=place.folder / "demo.yaml" / "checkpoints")
-    assert "Not a directory" in told(found, "storage")["driver"]
-
-
-def test_disk_without_room_for_the_checkpoints(place: Place) -> None:
-    # 26,346 parameters, 8 bytes each, 100 million and two times: 21 TB.
-    found = place.look("checkpoint.keep=100000000", location=place.folder / "replaced-runs")
-    assert "checkpoints may take 21,076.80 GB more" in told(found, "storage")[""]
-
-
-def test_url_that_one_node_does_not_see(place: Place) -> None:
-    shared, hidden = place.folder / "replaced-runs" / "there", place.folder / "runs" / "there"
-    assert states(place.look(location=f"file://{shared}"))["storage"] == {"ok"}
-    assert list(shared.iterdir()) == []
-    assert "its marker is not there" in told(place.look(location=f"file://{hidden}"), "storage")[BAD]
 
 
 def test_data_set_that_is_not_there(place: Place) -> None:

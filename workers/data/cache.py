@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from configs.errors import UserError
+from configs.errors import UnreachableError, UserError, about_os
 from configs.schema import Data
 from workers.data.files import whole_file
 from workers.data.manifest import FILE, Manifest
@@ -132,7 +132,7 @@ class Cache:
                 if size != grown:
                     grown, since = size, time.monotonic()
                 if time.monotonic() - since > LONGEST_STANDSTILL_SECONDS:
-                    raise UserError(
+                    raise UnreachableError(
                         f"another process on this node is fetching {self._remote.where(shard.file)}, and has stood still for "
                         f"{LONGEST_STANDSTILL_SECONDS:g} s; check the network, or end it"
                     )
@@ -259,6 +259,7 @@ def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"the cache in {root} cannot be used: {error.strerror or error}; make room, or set data.cache_folder to another disk"
+        raise about_os(
+            error,
+            f"the cache in {root} cannot be used: {error.strerror or error}; make room, or set data.cache_folder to another disk",
         ) from None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
 
-from configs.errors import UserError, last_raised
+from configs.errors import UnreachableError, UserError, is_user_error, last_raised
 from workers.program import Item, Program, Request
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ class Feed:
             return  # another of its requests was first
         why = last_raised(str(error))
         if len(self._workers) == 1:
-            raise UserError(f"{name} cannot start, and no other data worker is left: {why}")
+            kind = UnreachableError if is_user_error(str(error), UnreachableError) else UserError
+            raise kind(f"{name} cannot start, and no other data worker is left: {why}")
         self._workers = {other: worker for other, worker in self._workers.items() if other != name}
         self._messages.append(f"{name} cannot start again, and others do its work: {why}")
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.colour import PixelStatistics
-from configs.errors import UserError
+from configs.errors import UserError, about_os, nature_of
 from workers.data.files import whole_file
 from workers.data.shards import SUFFIX, ShardInfo
 
@@ -191,6 +191,8 @@ def _matrix(rows: Any) -> tuple[Triple, Triple, Triple]:
 
 def _broken(path: Path, reason: object) -> UserError:
     text = f"no field {reason}" if isinstance(reason, KeyError) else str(reason)
+    if isinstance(reason, OSError) and reason.errno is not None and nature_of(reason) == "away":
+        return about_os(reason, f"{path} cannot be read: {reason.strerror or reason}")
     return UserError(
         f"{path} is damaged: {text}. Restore it from a copy, or make the data set again with "
         "`python -m cluster.prepare ... --overwrite`."

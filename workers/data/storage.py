@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from configs.errors import UserError
+from configs.errors import UnreachableError, UserError
 from workers.data.files import TEMPORARY_SUFFIX
 from workers.data.manifest import FILE, Manifest
 from workers.data.shards import CorruptShardError, ShardInfo
@@ -71,7 +71,7 @@ class Remote:
 
     if_missing: what to do then, for messages.
     All methods raise UserError, which names the file, if it is not there (a MissingFileError) or the storage fails MOST_TRIES
-    times.
+    times (an UnreachableError).
     """
 
     def __init__(self, filesystem: fs.FileSystem, root: str, name: str, *, if_missing: str = DATA_IS_MISSING) -> None:
@@ -217,7 +217,7 @@ class Remote:
                 raise MissingFileError(f"{self.where(file)} is missing; {self._if_missing}") from None
             except (OSError, pa.ArrowException) as error:
                 if attempt == MOST_TRIES:
-                    raise UserError(
+                    raise UnreachableError(
                         f"{self.where(file)} cannot be {what}: {_first_line(error)} ({attempt} tries). Check the URL, the "
                         "network, and that this machine may use it (credentials come from the environment)."
                     ) from None

@@ -1,0 +1,77 @@
+"""How many replicas a cluster has room for, from what its nodes have free."""
+
+from typing import Any
+
+import pytest
+import ray
+
+from cluster import capacity
+from cluster.plan import Plan, make_plan
+from configs.loader import load
+from tests.cluster.play import SIZE
+from tests.cluster.runs import SMALL
+
+Nodes = dict[str, dict[str, float]]
+
+
+def plan(replicas: int = 4, gpus: int = 0, *settings: str) -> Plan:
+    """Of two columns and a data worker per replica, with a CPU each."""
+    return make_plan(load(SMALL, [f"cluster.replicas={replicas}", *settings]), gpus, SIZE)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    """What is free on each node, for the test to fill in. One whose name begins with `dead` or `leaving` is that."""
+    free: Nodes = {}
+    state: Any = ray._private.state
+    monkeypatch.setattr(state, "available_resources_per_node", lambda: free)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": n, "Alive": not n.startswith("dead")} for n in free])
+    monkeypatch.setattr(capacity, "draining_nodes", lambda: {n for n in free if n.startswith("leaving")})
+    return free
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "expected"),
+    [
+        ([12], 0, 4),
+        ([11], 0, 2),  # 3 would fit, and do not divide 4
+        ([9], 0, 2),
+        ([6], 0, 2),
+        ([5], 0, 1),
+        ([2], 0, 0),  # no CPU for the data worker
+        ([3, 3, 3, 3], 0, 4),
+        ([1, 1, 1, 1], 0, 0),  # a replica's columns are on one node
+        ([2, 2, 1, 1], 0, 2),  # its data workers are anywhere
+        ([24], 0, 4),
+        ([3], 1, 2),
+        ([3], 2, 2),
+        ([6], 2, 4),
+        ([], 2, 2),
+    ],
+)
+def test_by_cpus(nodes: Nodes, free: list[float], held: int, expected: int) -> None:
+    nodes.update({str(number): {"CPU": cpus} for number, cpus in enumerate(free)})
+    assert capacity.replicas_that_fit(plan(), held=held) == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [([(99, 8)], 4), ([(99, 7)], 2), ([(99, 3), (99, 1)], 1), ([(9, 8)], 2), ([(99, 1), (99, 1)], 0), ([(99, 0)], 0)],
+)
+def test_by_gpus(nodes: Nodes, free: list[tuple[float, float]], expected: int) -> None:
+    nodes.update({str(number): {"CPU": cpus, "GPU": gpus} for number, (cpus, gpus) in enumerate(free)})
+    assert capacity.replicas_that_fit(plan(4, 8)) == expected
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 6, 10])
+def test_the_number_divides_those_that_were_configured(nodes: Nodes, replicas: int) -> None:
+    for room in range(replicas + 2):
+        nodes["one"] = {"CPU": 3.0 * room}
+        fits = capacity.replicas_that_fit(plan(replicas, 0, "train.batch_size=120"))
+        assert fits == max((n for n in range(1, room + 1) if replicas % n == 0), default=0)
+
+
+@pytest.mark.parametrize("gone", ["dead", "leaving"])
+def test_a_node_that_is_gone_or_going_has_no_room(nodes: Nodes, gone: str) -> None:
+    nodes.update({gone: {"CPU": 12.0}, "there": {"CPU": 3.0}})
+    assert capacity.replicas_that_fit(plan()) == 1

@@ -1,0 +1,70 @@
+"""Real runs whose private Ray is told to stop with everything else, or dies: nothing is lost, and no process is left."""
+
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import own_ray
+from configs.errors import UserError
+from tests.cluster.runs import Run, alive
+
+
+def to_all(run: Run, processes: list[psutil.Process]) -> None:
+    """As systemd does, and scancel."""
+    for process in [psutil.Process(run.process.pid), *processes]:
+        process.terminate()
+
+
+def to_its_group(run: Run, processes: list[psutil.Process]) -> None:
+    os.killpg(run.process.pid, signal.SIGTERM)
+
+
+def and_its_ray_is_killed(run: Run, processes: list[psutil.Process]) -> None:
+    for process in processes:
+        if process.is_running():
+            process.kill()
+    run.process.terminate()
+
+
+@pytest.mark.parametrize("stop", [to_all, to_its_group, and_its_ray_is_killed])
+def test_a_stop_is_the_drivers(
+    undisturbed: Run, folder: Path, stop: Callable[[Run, list[psutil.Process]], None]
+) -> None:
+    run = Run(folder, stop.__name__, "train.steps=2000")
+    run.wait_for_step(8)
+    processes = run.descendants()
+    stop(run, processes)
+    assert run.finish() == 128 + signal.SIGTERM, run.text
+    assert not alive(processes)
+    assert "the last checkpoint is" in run.text and "Traceback" not in run.text
+    assert ("stopped after step" in run.text) == (stop is not and_its_ray_is_killed)
+
+
+@pytest.mark.parametrize("part", own_ray.PARTS)
+def test_a_private_ray_that_dies_is_started_anew(undisturbed: Run, folder: Path, part: str) -> None:
+    run = Run(folder, f"no-{part}")
+    run.wait_for_step(8)
+    processes = run.descendants()
+    [one] = [process for process in processes if process.name() == part]
+    one.kill()
+    assert run.finish() == 0, run.text
+    assert run.weights() == undisturbed.weights()
+    assert f"the Ray that this run started died ({part}: killed by signal 9 (SIGKILL))" in run.text
+    assert run.result()["attempts"] == 2
+    assert not alive(processes)
+
+
+def test_too_few_open_files_are_an_error_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 512))
+    with pytest.raises(UserError, match=r"Ray needs 1,056 open files per process here, and a process may open 512"):
+        own_ray.begin(lambda: pytest.fail("Ray was started"), 2)
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    own_ray._need_files(1056)
+    assert raised == [(1056, 4096)]
