@@ -133,7 +133,7 @@ def begin(out: Path, preparation: Preparation) -> int:
     goes_on = is_under_way(out, preparation) and not (out / "manifest.json").exists()
     # Others' files stay. The manifest goes first: without its shards it would name a data set that is not there.
     (out / "manifest.json").unlink(missing_ok=True)
-    sync_folder(out)
+    sync_folder(out)  # before any shard goes
     for path in sorted(out.iterdir(), key=lambda path: path.name != FILE):
         if OWN_FILE.fullmatch(path.name) and not (goes_on and _belongs(path)):
             path.unlink(missing_ok=True)
@@ -184,7 +184,7 @@ def recall_or_make(
         encoding=settings.encoding,
         apply_orientation=settings.apply_orientation,
     )
-    _check_still_ours(out, identity)
+    _check_still_ours(out, identity)  # still: making it took a while
     _write_note(note, identity, stamp, result)
     return result
 

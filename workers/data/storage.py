@@ -143,10 +143,12 @@ class Remote:
         wanted: what these should be. If they are not it is read once more: a transfer may go wrong without an error; twice the
         same way is the file. on_bytes: called with the number of bytes of each piece. Raises OSError if this disk refuses.
         """
-        found = self._tried(file, "read", lambda: self._copied(file, into, on_bytes))
-        if found == wanted:
-            return wanted
-        return self._tried(file, "read", lambda: self._copied(file, into, on_bytes))
+
+        def once() -> tuple[int, str]:
+            return self._copied(file, into, on_bytes)
+
+        found: tuple[int, str] = self._tried(file, "read", once)
+        return found if found == wanted else self._tried(file, "read", once)
 
     def download(self, shard: ShardInfo, into: BinaryIO) -> None:
         """Copy a shard into an open file, from its start, and compare size and SHA-256.
@@ -193,10 +195,10 @@ class Remote:
         self._tried(file, "written", once)
 
     def remove(self, file: str) -> None:
-        """Remove a file; one that is not there is removed already, by a try whose answer was lost, say."""
+        """Remove a file, if it is there."""
 
         def once() -> None:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # a try whose answer was lost has removed it
                 self._filesystem.delete_file(self._path(file))
 
         self._tried(file, "removed", once)
@@ -233,9 +235,8 @@ class Remote:
             try:
                 self._filesystem.move(self._path(folder), self._path(to))
             except FileNotFoundError:
-                if not any(
-                    file.startswith(f"{to}/") for file in self.tree()
-                ):  # not moved by a try whose answer was lost
+                # Unless it was moved by a try whose answer was lost.
+                if not any(file.startswith(f"{to}/") for file in self.tree()):
                     raise
 
         self._tried(folder, "moved", once)
