@@ -17,11 +17,16 @@ from unittest.mock import patch
 
 from configs.errors import UserError
 
-How = Literal["kill", "cut", "refuse", "full"]
+How = Literal["kill", "refuse", "full"]
 Cut = Literal["nothing", "names", "last", "all but the first"]
 CUTS: tuple[Cut, ...] = ("nothing", "names", "last", "all but the first")
 """What of the changes that were not synced is on disk after a power cut: none; all, but no file's content; some."""
-NEEDS_ROOM = ("write", "create", "mkdir")
+HOWS: dict[How, Callable[[str], bool]] = {
+    "kill": lambda kind: kind != "read",
+    "refuse": lambda kind: True,
+    "full": lambda kind: kind in ("write", "create", "mkdir"),
+}
+"""And the steps that it matters at."""
 
 
 class Killed(BaseException):
@@ -31,12 +36,12 @@ class Killed(BaseException):
 class Disk:
     """Use as a context manager around what is to fail. root: below it all is recorded; what is there is taken for synced.
 
-    at: the step before which it happens; how: kill or cut (the process ends), refuse (this step, with error number `error`), full
-    (ENOSPC for this step and all that need room). bad: a file of this name cannot be read.
+    at: the step at which it happens; how: kill (the process ends before it), refuse (EIO for this step), full (ENOSPC for it and
+    all later ones that need room). bad: a file of this name cannot be read.
     """
 
-    def __init__(self, root: Path, at: int = 0, how: How = "kill", error: int = 5, bad: str = "") -> None:
-        self.root, self.at, self.how, self.error, self.bad = root, at, how, error, bad
+    def __init__(self, root: Path, at: int = 0, how: How = "kill", bad: str = "") -> None:
+        self.root, self.at, self.how, self.bad = root, at, how, bad
         self.steps: list[str] = []
         self.dead = self.hit = False
         self._held: list[int] = []  # so that no inode's number is used again
@@ -110,12 +115,12 @@ class Disk:
         self.steps.append(f"{kind} {path.relative_to(self.root)}")
         now = len(self.steps) == self.at
         self.hit |= now
-        if now and self.how in ("kill", "cut"):
+        if now and self.how == "kill":
             self.dead = True
             raise Killed
         if now and self.how == "refuse":
-            raise OSError(self.error, os.strerror(self.error), str(path))
-        if self.how == "full" and self.hit and kind in NEEDS_ROOM:
+            raise OSError(5, os.strerror(5), str(path))
+        if self.how == "full" and self.hit and HOWS["full"](kind):
             raise OSError(28, os.strerror(28), str(path))
 
     def _below(self, path: Path) -> bool:
@@ -175,12 +180,14 @@ class Disk:
 class _Writes(io.FileIO):
     def __init__(self, path: Path, mode: str, disk: Disk) -> None:
         super().__init__(path, mode)
-        self._disk, self._path = disk, path
+        self._disk, self._path, self._begun = disk, path, False
 
     def write(self, data: Any) -> int:
         if self._disk.dead:  # a buffer that is emptied after the end
             return len(data)
-        self._disk._step("write", self._path)
+        if not self._begun:  # the others differ from it in nothing that is looked at
+            self._disk._step("write", self._path)
+        self._begun = True
         return super().write(data)
 
 
@@ -204,23 +211,30 @@ def every_failure(
 ) -> Iterator[str]:
     """Run it with a failure at each of its steps in turn; yields what was done, when the machine is up again.
 
-    reset: what puts `root` as it was before. facts: more that tells one outcome from another; of like ones the first is yielded.
-    The last of each kind is without a failure, and then a power cut.
+    Of like outcomes the first is yielded. reset: puts `root` as it was before. facts: what else tells outcomes apart. The last of
+    each kind is without a failure, and then a power cut.
     """
     seen: set[object] = set()
-    for how, error in (("kill", 0), ("cut", 0), ("refuse", 5), ("full", 0)):
-        at, hit = 0, True
-        while hit:
-            at += 1
+
+    def new() -> bool:
+        left = (facts(), *((path, path.is_file() and path.read_bytes()) for path in sorted(root.rglob("*"))))
+        return left not in seen and not seen.add(left)  # type: ignore[func-returns-value]
+
+    reset()
+    with Disk(root) as disk:
+        run()
+    kinds = [step.split()[0] for step in disk.steps]
+    for how, matters in HOWS.items():
+        for at, kind in enumerate([*kinds, "end"], 1):
+            if not matters(kind):
+                continue
             reset()
-            with Disk(root, at, how, error) as disk, may_fail():  # type: ignore[arg-type]
+            with Disk(root, at, how) as disk, may_fail():
                 run()
-            hit = disk.hit
-            was = f"{how} at {at}: {disk.steps[at - 1] if hit else 'the end'}"
-            for cut in CUTS if how == "cut" else CUTS[:1]:
-                if how == "cut":
-                    disk.power_cut(cut)
-                left = (facts(), *((path, path.is_file() and path.read_bytes()) for path in sorted(root.rglob("*"))))
-                if left not in seen:
-                    seen.add(left)
-                    yield f"{was} ({cut})" if how == "cut" else was
+            was = f"{how} at {at}: {disk.steps[at - 1] if disk.hit else 'the end'}"
+            if new():
+                yield was
+            for cut in CUTS if how == "kill" else ():
+                disk.power_cut(cut)
+                if new():
+                    yield f"{was}, and the power: of what was not synced there is {cut}"

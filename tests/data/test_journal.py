@@ -208,8 +208,9 @@ def test_a_worker_that_outlives_its_preparation_writes_nothing(
 
 
 @pytest.mark.parametrize("before", ["nothing", "another"])
-def test_a_failure_at_any_step(folders: FolderSource, tmp_path: Path, before: str) -> None:
+def test_a_failure_at_any_step(tmp_path: Path, before: str) -> None:
     """Where there is a manifest all that it names is there and whole; and the same command ends as an undisturbed one."""
+    folders = FolderSource(draw_folders(tmp_path / "in", per_class=1, size=SIZE))
     fresh, start, out = tmp_path / "fresh", tmp_path / "start", tmp_path / "sets" / "out"
     whole(folders, fresh)
     whole(folders, start, dataclasses.replace(RAW, shard_rows=4))
