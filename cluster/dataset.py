@@ -94,7 +94,8 @@ def verify(config: Config) -> None:
     At a URL, only sizes are compared: checksums are, always, as each node fetches the shards.
     """
     from workers.data.dataset import verify_checksums
-    from workers.data.storage import Remote, check_listing, is_url
+    from workers.data.storage import Remote, is_url
+    from workers.data.upload import check_listing
 
     manifest = load_manifest(config)
     check_fit(config, manifest)

@@ -71,13 +71,14 @@ def prepare(
     Raises UserError if `out` holds a data set and `overwrite` is not set, is being prepared by another process, cannot be
     written, or is not seen by all nodes; if no training image is usable; if a worker dies for good. Raises TooManyBadImages.
     """
+    from workers.data.files import make_folder
     from workers.data.journal import Preparation, Settings, end, is_under_way, only_one
     from workers.data.manifest import Manifest
 
     out = out.absolute()
     check_output(out, overwrite=overwrite)
     with _writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     settings = Settings(
         size=size, quality=quality, shard_rows=shard_rows, encoding=encoding, apply_orientation=apply_orientation
     )

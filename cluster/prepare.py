@@ -121,7 +121,8 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _upload(args: argparse.Namespace) -> int:
-    from workers.data.storage import shown, upload
+    from workers.data.storage import shown
+    from workers.data.upload import upload
 
     with progress("uploading", scale=1e6, unit="MB") as show:
         upload(args.folder, args.url, overwrite=args.overwrite, progress=show)

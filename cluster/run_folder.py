@@ -1,19 +1,23 @@
 """A run's folder: its config, log, checkpoints and result; and whether a command begins, continues or has completed it."""
 
+import fcntl
 import json
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
 from cluster.console import progress
-from cluster.provenance import is_alive, note_start, read_starts
+from cluster.provenance import note_start
 from configs.errors import UserError, about_os
-from configs.loader import parse, save, to_dict
+from configs.loader import parse, to_dict, to_yaml
 from configs.schema import Config
 from workers.checkpoint_store import keyless, place_of
+from workers.data.files import make_folder, whole_file
 from workers.data.storage import is_url
 
 if TYPE_CHECKING:
@@ -39,8 +43,9 @@ CHANGEABLE = (
 
 
 class RunFolder:
-    """`config.yaml` (all settings), `environment.json` (what each start ran on), `log.jsonl` (one report per line), `events/`
-    (the same for TensorBoard), `checkpoints/`, `profile/` if it was asked for, and at the end `result.json`."""
+    """`config.yaml` (all settings), `environment.json` (what each start ran on), `lock` (held by the process that trains),
+    `log.jsonl` (one report per line), `events/` (the same for TensorBoard), `checkpoints/`, `profile/` if it was asked for, and
+    at the end `result.json`."""
 
     def __init__(self, config: Config) -> None:
         self.path = Path(config.runs_folder) / config.name
@@ -51,6 +56,7 @@ class RunFolder:
         self.events = self.path / "events"
         self.saved: str | None = None
         """The last checkpoint that was reported."""
+        self._lock: IO[str] | None = None
 
     def result(self) -> dict[str, Any] | None:
         """Of the last time that the run came to the end of its program; None if it never did."""
@@ -75,23 +81,43 @@ class RunFolder:
                 + f"\ngive this one another name (name={self.config.name}-2), or remove that folder"
             )
 
-    def refuse_if_running(self) -> None:
-        """Raises UserError if another process of this machine is training the run."""
-        for start in read_starts(self.path):
-            if is_alive(start) and start["pid"] != os.getpid():
-                raise UserError(
-                    f"{self.path} is being trained by process {start['pid']} of this machine; wait for it, stop it (kill "
-                    f"{start['pid']}; it saves first), or give this run another name (name={self.config.name}-2)"
-                )
+    def hold(self) -> None:
+        """Keep the run, if it has a folder, to this process for as long as that lives.
+
+        Raises UserError if another process has it; where the file system has locks across machines, one of any machine.
+        """
+        if self._lock is not None or not self.path.is_dir():
+            return
+        try:
+            lock = (self.path / "lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"the run's folder {self.path} cannot be written: {error}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _read_holder(lock)
+            lock.close()
+            raise UserError(
+                f"{self.path} is being trained by {holder}; wait for it, stop it (kill it; it saves first), or give this run "
+                f"another name (name={self.config.name}-2)"
+            ) from None
+        except OSError:
+            pass  # some network file systems have no such locks; a later attempt still stops the saves of this one
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} of {socket.gethostname()}")
+        lock.flush()
+        self._lock = lock
 
     def open(self) -> None:
-        """Make the folder, and write the config and what this process runs on."""
+        """Make the folder and hold it, and write the config and what this process runs on. Raises UserError as `hold`."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
+            self.hold()
             if not is_url(self.checkpoints):
-                Path(self.checkpoints).mkdir(parents=True, exist_ok=True)
+                make_folder(Path(self.checkpoints))
             # Whoever has a key for a URL gives it again; a folder that is passed on should not.
-            save(keyless(self.config), self.path / "config.yaml")
+            with whole_file(self.path / "config.yaml") as file:
+                file.write(to_yaml(keyless(self.config)).encode())
             note_start(self.path)
         except OSError as error:
             raise UserError(
@@ -196,6 +222,16 @@ class RunFolder:
         temporary = self.path / "result.tmp"
         temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
         temporary.replace(self.path / "result.json")
+
+
+def _read_holder(lock: IO[str]) -> str:
+    """Who has the lock, in words. It is written a moment after it was taken."""
+    for _ in range(100):
+        lock.seek(0)
+        if holder := lock.read():
+            return holder
+        time.sleep(0.01)
+    return "another process"
 
 
 def _changed(before: Any, after: Mapping[str, Any], *also_changeable: str) -> list[str]:

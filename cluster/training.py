@@ -57,7 +57,7 @@ def run_training(
     if not check_only and _complete(run, plan):
         return 0
     if not check_only:
-        run.refuse_if_running()
+        run.hold()
     config = _with_first_weights(config, run)
     plan = replace(plan, config=replace(plan.config, train=config.train))
     others = find_sinks(sinks)

@@ -104,8 +104,12 @@ def to_dict(config: schema.Config) -> dict[str, Any]:
     return plain
 
 
+def to_yaml(config: schema.Config) -> str:
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
 def save(config: schema.Config, path: Path) -> None:
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    path.write_text(to_yaml(config), encoding="utf-8")
 
 
 def _combinations(config: schema.Config) -> list[str]:

@@ -3,6 +3,7 @@
 And so: which one a run goes on from, and which may go.
 """
 
+import errno
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -151,6 +152,11 @@ def _read_state(store: CheckpointStore, place: str, name: Name, folder: str, lis
         _ = checkpoint.step, checkpoint.evaluated, content["files"], content["shapes"]
     except (FileNotFoundError, MissingFileError):
         return  # removed since it was listed
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        listing.damaged[name] = (folder, f"{STATE} cannot be read: {error.strerror}")  # a bad sector
+        return
     except (ValueError, KeyError, TypeError) as error:
         listing.damaged[name] = (folder, f"{STATE} cannot be understood ({error})")
         return

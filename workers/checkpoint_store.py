@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from configs.errors import about_os
 from configs.schema import Config
-from workers.data.files import sync_folder, whole_file
+from workers.data.files import make_folder, sync_folder, whole_file
 from workers.data.storage import CHUNK_BYTES, MissingFileError, Remote, is_url, without_keys
 
 STATE = "state.json"
@@ -69,7 +69,11 @@ class CheckpointStore(ABC):
 
     @abstractmethod
     def move(self, folder: str, to: str) -> None:
-        """Give a folder another name."""
+        """Give a folder another name. What an interruption leaves is as it was, beside a part of it under the other name."""
+
+    @abstractmethod
+    def claim(self, folder: str) -> bool:
+        """Make a folder that was not there. Of several that try at the same time one is told that it was the first."""
 
     @abstractmethod
     def fetched(self, folder: str, entry: Mapping[str, Any]) -> Any:
@@ -103,7 +107,9 @@ class FolderStore(CheckpointStore):
     def prepare(self, folder: str) -> None:
         if (self._root / folder).exists():
             self.remove(folder)
-        (self._root / folder).mkdir(parents=True)
+        if not self._root.is_dir():  # else it was made for good by `claim`
+            make_folder(self._root)
+        (self._root / folder).mkdir()
         sync_folder(self._root)
 
     @contextmanager
@@ -124,11 +130,21 @@ class FolderStore(CheckpointStore):
         shutil.rmtree(self._root / folder)
 
     def discard(self, folder: str) -> None:
-        shutil.rmtree(self._root / folder, ignore_errors=True)  # the disk may be full
+        with suppress(OSError):  # the disk may refuse; a later save removes it
+            self.remove(folder)
 
     def move(self, folder: str, to: str) -> None:
         (self._root / folder).rename(self._root / to)
         sync_folder(self._root)
+
+    def claim(self, folder: str) -> bool:
+        make_folder(self._root)
+        try:
+            (self._root / folder).mkdir()
+        except FileExistsError:
+            return False
+        sync_folder(self._root)
+        return True
 
     @contextmanager
     def fetched(self, folder: str, entry: Mapping[str, Any]) -> Iterator[Path]:
@@ -187,18 +203,16 @@ class RemoteStore(CheckpointStore):
         self._remote.write(f"{folder}/{STATE}", lambda: iter([state]))
 
     def remove(self, folder: str) -> None:
-        if STATE in self.tree().get(folder, {}):
-            self._remote.remove(f"{folder}/{STATE}")
-        self._remote.remove_below(folder)
+        self._remote.remove_below(folder, first=STATE)
 
     def discard(self, folder: str) -> None:
         """The storage may not answer, and has room; a later save removes it."""
 
     def move(self, folder: str, to: str) -> None:
-        files = self.tree().get(folder, {})
-        for file in sorted(files, key=lambda file: file != STATE):
-            self._remote.move(f"{folder}/{file}", f"{to}/{file}")
-        self._remote.remove_below(folder)
+        self._remote.move_below(folder, to, state=STATE)
+
+    def claim(self, folder: str) -> bool:
+        return self._remote.claim(folder)
 
     @contextmanager
     def fetched(self, folder: str, entry: Mapping[str, Any]) -> Iterator[Path]:
@@ -219,7 +233,8 @@ class RemoteStore(CheckpointStore):
         if size != entry["bytes"]:
             raise DamagedFileError(_wrong_size(file, size, entry))
         try:
-            _compare(entry, *self._remote.copy(f"{folder}/{file}", into, on_bytes))
+            wanted = (entry["bytes"], entry["sha256"])
+            _compare(entry, *self._remote.copy(f"{folder}/{file}", into, wanted, on_bytes))
         except MissingFileError:  # removed since it was listed
             raise DamagedFileError(f"{file} is missing") from None
 

@@ -8,7 +8,7 @@ it chooses where to go on from, and every save looks for later marks before it c
 import re
 
 from configs.errors import Nature
-from workers.checkpoint_store import STATE, open_store
+from workers.checkpoint_store import open_store
 
 MARK = re.compile(r"attempt-(\d{8})")
 
@@ -30,13 +30,11 @@ def take_over(place: str, attempt: int) -> None:
     Raises TakenOverError if this number, or a later one, is taken; OSError, or UserError, if the place cannot be written.
     """
     earlier, store = _marks(place), open_store(place)
-    if (newest := max(earlier, default=0)) >= attempt:
-        raise TakenOverError(
-            f"another command has begun attempt {newest} at this run, so attempt {attempt} does not begin"
-        )
-    own = f"attempt-{attempt:08d}"
-    store.prepare(own)
-    store.commit(own, b"{}")
+    _refuse(attempt, max(earlier, default=0), attempt)
+    if not store.claim(f"attempt-{attempt:08d}"):
+        _refuse(attempt, attempt, attempt)
+    # One may have begun, and removed earlier marks, before this one's was there.
+    _refuse(attempt, newest_attempt(place), attempt + 1)
     for folder in earlier.values():
         store.remove(folder)
 
@@ -48,6 +46,12 @@ def refuse_if_taken_over(place: str, attempt: int) -> None:
         raise TakenOverError(f"attempt {newest} at this run has begun, so attempt {attempt} writes no more")
 
 
+def _refuse(attempt: int, newest: int, limit: int) -> None:
+    if newest >= limit:
+        raise TakenOverError(
+            f"another command has begun attempt {newest} at this run, so attempt {attempt} does not begin"
+        )
+
+
 def _marks(place: str) -> dict[int, str]:
-    tree = open_store(place).tree().items()
-    return {int(found[1]): folder for folder, files in tree if (found := MARK.fullmatch(folder)) and STATE in files}
+    return {int(found[1]): folder for folder in open_store(place).tree() if (found := MARK.fullmatch(folder))}

@@ -102,7 +102,8 @@ def look_at_data(data: Data) -> DataSeen:
     """Manifest, mean image, and existence and sizes of the shards. Never raises."""
     from workers.data.cache import local_folder
     from workers.data.manifest import Manifest
-    from workers.data.storage import Remote, check_listing, is_url
+    from workers.data.storage import Remote, is_url
+    from workers.data.upload import check_listing
 
     try:
         folder = local_folder(data)

@@ -11,7 +11,7 @@ from configs.errors import UserError
 from configs.loader import load
 from tests.workers import by_hand
 from workers.data.manifest import Manifest, SplitInfo
-from workers.data.storage import upload
+from workers.data.upload import upload
 
 
 @pytest.fixture(scope="module")

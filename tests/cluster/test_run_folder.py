@@ -2,19 +2,21 @@
 
 import hashlib
 import json
+import os
 import shutil
-import subprocess
+import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from cluster.provenance import read_starts
 from cluster.run_folder import RunFolder
 from configs.errors import UserError
 from configs.loader import load, to_dict
+from tests.disk import every_failure
+from tests.talkers import Talkers
 
 
 def folder(root: Path, *settings: str) -> RunFolder:
@@ -143,24 +145,60 @@ def test_the_next_attempt_is_later_than_every_one_known(begun: Path) -> None:
         run.to_go_on_from(7, pytest.fail)
 
 
-def test_a_run_that_another_process_trains_is_left_alone(begun: Path) -> None:
-    run = folder(begun)
-    run.refuse_if_running()  # this process is no other one
-    code = "import sys, time; from pathlib import Path; from cluster.provenance import note_start; note_start(Path(sys.argv[1]))"
-    other = subprocess.Popen([sys.executable, "-c", f"{code}; print(flush=True); time.sleep(60)", run.path], stdout=-1)
-    try:
-        assert other.stdout is not None and other.stdout.readline()
-        run.open()  # a later start does not hide it
-        with pytest.raises(UserError, match=rf"is being trained by process {other.pid} .*\(kill {other.pid};"):
-            run.refuse_if_running()
-        other.kill()
-        while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.01)
-        run.refuse_if_running()  # though nobody has waited for it yet
-    finally:
-        other.kill()
-        other.communicate()
-    run.refuse_if_running()
+TRAINS = """
+import sys
+from cluster.run_folder import RunFolder
+from configs.errors import UserError
+from configs.loader import load
+run = RunFolder(load(None, [f"runs_folder={sys.argv[1]}"]))
+for line in ("ready", ""):
+    sys.stdin.readline()
+    print(line, end="\n" * bool(line), flush=True)
+try:
+    run.open()
+    print("trains", flush=True)
+    sys.stdin.readline()
+except UserError as error:
+    print(error, flush=True)
+"""
+
+
+def test_of_two_commands_at_the_same_moment_one_trains(tmp_path: Path) -> None:
+    """The other says so, and has written nothing: the starts are those of the one that trains."""
+    line = [sys.executable, "-c", TRAINS, str(tmp_path / "runs")]
+    with Talkers(line, line) as both:
+        assert both.say("", "") == ["ready", "ready"]
+        said = both.say("", "")
+        assert said.count("trains") == 1, said
+        trains, other = both.processes[said.index("trains")], said[1 - said.index("trains")]
+        assert f"demo is being trained by process {trains.pid} of {socket.gethostname()}; wait for it, stop it" in other
+        run = folder(tmp_path)
+        assert [start["pid"] for start in read_starts(run.path)] == [trains.pid]
+        with pytest.raises(UserError, match=f"is being trained by process {trains.pid} of"):
+            run.hold()
+        trains.kill()
+        trains.wait()
+        run.hold()
+        run.open()
+        assert [start["pid"] for start in read_starts(run.path)] == [trains.pid, os.getpid()]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failure_at_any_step_of_the_start(tmp_path: Path, before: bool) -> None:
+    """The same command starts, and the config is whole, as soon as anything may depend on it."""
+
+    def reset() -> None:
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        (tmp_path / "runs").mkdir()
+        if before:
+            folder(tmp_path).open()
+
+    for was in every_failure(tmp_path / "runs", lambda: folder(tmp_path).open(), reset):
+        run = folder(tmp_path)
+        run.check_same_experiment()
+        assert not before or load(run.path / "config.yaml") == run.config, was
+        run.open()
+        assert load(run.path / "config.yaml") == run.config, was
 
 
 def test_a_setting_that_was_not_known_then_had_its_default(begun: Path) -> None:

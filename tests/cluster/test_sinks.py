@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from cluster import sinks
 from cluster.run_state import read_log
 from cluster.sinks import JsonLines, Sinks, find_sinks, make_sinks
 from configs.errors import UserError
+
+PROJECT = Path(__file__).parents[2]
 
 
 class Kept:
@@ -153,3 +157,37 @@ def test_a_sink_that_is_none_is_told_with_what_it_should_be(name: str) -> None:
 def test_a_sink_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--sink json:dumps could not be made"):
         make_sinks(find_sinks(["json:dumps"]), tmp_path, {})
+
+
+def test_the_example_for_mlflow_goes_on_with_the_run_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of MLflow, played here: parameters are refused if they change, and the history of a metric is kept with its run."""
+    runs: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {}
+
+    def start_run(run_id: str | None, run_name: str) -> Any:
+        mlflow.now = run_id or f"run {len(runs)}"
+        runs.setdefault(mlflow.now, ({}, {}))
+        return SimpleNamespace(info=SimpleNamespace(run_id=mlflow.now))
+
+    def log_params(params: dict[str, Any]) -> None:
+        known = runs[mlflow.now][0]
+        assert all(known.setdefault(key, value) == value for key, value in params.items())
+
+    def log_metrics(values: dict[str, float], step: int, timestamp: int) -> None:
+        for key, value in values.items():
+            runs[mlflow.now][1].setdefault(key, []).append(SimpleNamespace(step=step, value=value))
+
+    client = SimpleNamespace(get_metric_history=lambda run, key: runs[run][1].get(key, []))
+    mlflow = SimpleNamespace(
+        start_run=start_run, log_params=log_params, log_metrics=log_metrics, MlflowClient=lambda: client
+    )
+    mlflow.set_experiment, mlflow.end_run = lambda name: None, lambda: None
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.syspath_prepend(str(PROJECT / "docs" / "examples"))
+    sink = find_sinks(["mlflow_sink:MLflow"])["mlflow_sink:MLflow"]
+    for steps, whole in ((range(0, 30, 10), 60), (range(10, 60, 10), 80)):
+        made = sink(tmp_path, {"name": "t", "train": {"steps": whole}, "compute": {}})
+        for step in steps:
+            made.report({"kind": "train", "step": step, "time": 1.0, "loss": float(step)})
+        made.close()
+    [(_, metrics)] = runs.values()
+    assert [one.step for one in metrics["train loss"]] == [0, 10, 20, 30, 40, 50]

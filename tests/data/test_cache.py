@@ -15,13 +15,18 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
+from tests import bucket as in_bucket
+from tests import disk as on_disk
+from tests.bucket import Bucket
 from tests.workers import by_hand
 from workers.data import cache as module
+from workers.data import storage
 from workers.data.cache import PART, Cache
 from workers.data.dataset import Dataset
 from workers.data.manifest import Manifest
 from workers.data.shards import ShardInfo
-from workers.data.storage import Remote, upload
+from workers.data.storage import Remote
+from workers.data.upload import upload
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30
@@ -147,11 +152,57 @@ def test_what_a_killed_process_had_begun_is_fetched_by_the_next(far: Path, tmp_p
     assert not part.exists()
 
 
-def test_half_a_file_that_was_left_behind_does_no_harm(opened: Opener, far: Path) -> None:
-    cache = opened("a")
-    shard = shards_of(cache)[0]
-    (cache.folder / (shard.file + PART)).write_bytes(b"x" * (shard.bytes + 10))
-    assert cache.fetch(shard).read_bytes() == (far / "a" / shard.file).read_bytes()
+def everything(remote: Remote, root: Path) -> dict[str, bytes]:
+    cache = Cache(remote, root, 10**9)
+    try:
+        for shard in shards_of(cache):
+            cache.fetch(shard)
+        return {path.name: path.read_bytes() for path in cache.folder.iterdir() if path.name != "in-use"}
+    finally:
+        cache.close()
+
+
+def test_a_failure_at_any_step(far: Path, tmp_path: Path) -> None:
+    """Of this disk: the next process ends with the same files."""
+    remote, root = Remote.at(f"file://{far / 'a'}"), tmp_path / "cache"
+    wanted = {path.name: path.read_bytes() for path in (far / "a").iterdir()}
+
+    def reset() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+
+    for was in on_disk.every_failure(root, lambda: everything(remote, root), reset):
+        assert everything(remote, root) == wanted, was
+
+
+def test_a_failure_at_any_request(far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the storage: what fails once is mended by another try."""
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.0)
+    bucket, root, done = Bucket(), tmp_path / "cache", list[bool]()
+    wanted = {path.name: path.read_bytes() for path in (far / "a").iterdir()}
+    for name, content in wanted.items():
+        bucket.put(f"bucket/run/{name}", content)
+
+    def reset() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        done.clear()
+
+    def run() -> None:
+        everything(bucket.remote(), root)
+        done.append(True)
+
+    for was in in_bucket.every_failure(bucket, run, reset):
+        assert done or not was.startswith(in_bucket.ONCE), was
+        assert everything(bucket.remote(), root) == wanted, was
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "mean.npy"])
+def test_a_damaged_description_is_fetched_anew(far: Path, opened: "Opener", file: str) -> None:
+    folder = opened.fetched("a").folder
+    for content in (b"", (folder / file).read_bytes()[:-9]):
+        (folder / file).write_bytes(content)
+        opened.fetched("a")
+        assert (folder / file).read_bytes() == (far / "a" / file).read_bytes()
 
 
 def test_one_that_stands_still_is_not_waited_for_for_ever(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:

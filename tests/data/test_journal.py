@@ -1,22 +1,34 @@
 """A preparation that was cut off: what is trusted when it goes on, and what is made again. Without Ray."""
 
 import dataclasses
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.ingest import _finish
 from configs.errors import UserError
 from tests.data.pictures import draw_folders
-from workers.data.ingest import ChunkResult
-from workers.data.journal import NOTE_SUFFIX, Preparation, Settings, begin, differences, end, recall_or_make
+from tests.disk import every_failure
+from workers.data import journal
+from workers.data.files import make_folder
+from workers.data.ingest import ChunkResult, make_shard
+from workers.data.journal import (
+    NOTE_SUFFIX,
+    Preparation,
+    Settings,
+    begin,
+    differences,
+    end,
+    is_under_way,
+    recall_or_make,
+)
+from workers.data.manifest import Manifest
 from workers.data.shards import file_sha256
 from workers.data.sources import Chunk, FolderSource
 
-ROOT = Path(__file__).parents[2]
 SIZE = 40
 RAW = Settings(size=SIZE, quality=95, shard_rows=5, encoding="raw", apply_orientation=False)
 
@@ -35,6 +47,23 @@ def prepared(source: FolderSource, out: Path, settings: Settings) -> list[ChunkR
     preparation = preparation_of(source, settings)
     begin(out, preparation)
     return [recall_or_make(source, chunk, out, file, settings, preparation.identity) for chunk, file in jobs_of(source)]
+
+
+def whole(source: FolderSource, out: Path, settings: Settings = RAW) -> None:
+    """All that `cluster.ingest.prepare` does, but without Ray; over another data set if there is one."""
+    jobs = [
+        (chunk, f"{split}-{number:05d}-of-00003.arrow")
+        for split in source.splits
+        for number, chunk in enumerate(source.chunks(split, settings.shard_rows))
+    ]
+    preparation = Preparation.of(source, jobs, settings)
+    make_folder(out)
+    if not ((out / "manifest.json").exists() and is_under_way(out, preparation)):
+        begin(out, preparation)
+        identity = preparation.identity
+        results = (recall_or_make(source, chunk, out, file, settings, identity) for chunk, file in jobs)
+        _finish(source, out, settings, results, 0, None)
+    end(out, [info.file for split in Manifest.load(out).splits.values() for info in split.shards])
 
 
 def same(first: list[ChunkResult], second: list[ChunkResult]) -> bool:
@@ -155,32 +184,45 @@ def test_another_list_of_images_starts_anew(folders: FolderSource, tmp_path: Pat
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["preparing.json"]
 
 
-def test_a_worker_that_outlives_its_preparation_writes_nothing(folders: FolderSource, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_worker_that_outlives_its_preparation_writes_nothing(
+    folders: FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     out, old = tmp_path / "out", dataclasses.replace(RAW, quality=50)
     prepared(folders, out, old)
     chunk, file = jobs_of(folders)[0]
-    begin(out, preparation_of(folders, RAW))
+
+    def another_begins(*what: Any, **how: Any) -> Any:
+        made = make_shard(*what, **how)
+        begin(out, preparation_of(folders, RAW))
+        return made
+
+    if when == "before":
+        begin(out, preparation_of(folders, RAW))
+    else:
+        (out / file).unlink()
+        monkeypatch.setattr(journal, "make_shard", another_begins)
     with pytest.raises(UserError, match=r"another preparation has begun in .*out"):
         recall_or_make(folders, chunk, out, file, old, preparation_of(folders, old).identity)
     assert [path.name for path in out.iterdir()] == ["preparing.json"]
 
 
-FILLS_UP = """
-import resource, signal, sys
-from tests.data import test_journal as test
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    test.prepared(test.FolderSource(sys.argv[1]), test.Path(sys.argv[2]), test.RAW)
-except OSError as error:
-    sys.exit(f"refused: {error.strerror}")
-"""
+@pytest.mark.parametrize("before", ["nothing", "another"])
+def test_a_failure_at_any_step(tmp_path: Path, before: str) -> None:
+    """Where there is a manifest all that it names is there and whole; and the same command ends as an undisturbed one."""
+    folders = FolderSource(draw_folders(tmp_path / "in", per_class=1, size=SIZE))
+    fresh, start, out = tmp_path / "fresh", tmp_path / "start", tmp_path / "sets" / "out"
+    whole(folders, fresh)
+    whole(folders, start, dataclasses.replace(RAW, shard_rows=4))
 
+    def reset() -> None:
+        shutil.rmtree(out.parent, ignore_errors=True)
+        shutil.copytree(start, out) if before == "another" else out.parent.mkdir()
 
-def test_a_disk_that_refuses_leaves_nothing_half_done(folders: FolderSource, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the full disk."""
-    out = tmp_path / "out"
-    line = [sys.executable, "-c", FILLS_UP, str(tmp_path / "in"), str(out)]
-    ran = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ran.stderr == "refused: File too large\n"
-    assert [path.name for path in out.iterdir()] == ["preparing.json"]
-    assert same(prepared(folders, out, RAW), prepared(folders, tmp_path / "fresh", RAW))
+    wanted = {path.name: path.read_bytes() for path in fresh.iterdir()}
+    for was in every_failure(out.parent, lambda: whole(folders, out), reset):
+        if (out / "manifest.json").exists():
+            for split in Manifest.load(out).splits.values():
+                assert all(file_sha256(out / shard.file) == shard.sha256 for shard in split.shards), was
+        whole(folders, out)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == wanted, was

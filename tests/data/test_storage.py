@@ -13,13 +13,16 @@ import pytest
 from pyarrow import fs
 
 from configs.errors import UserError
+from tests.bucket import ONCE, Bucket, every_failure
 from tests.workers import by_hand
 from workers.data import storage
+from workers.data import upload as upload_module
 from workers.data.cache import cache_root, local_folder, open_data
 from workers.data.data_worker import DataWorker
 from workers.data.manifest import FILE, Manifest
 from workers.data.shards import CorruptShardError
-from workers.data.storage import Remote, check_listing, is_url, shown, upload, without_keys_in
+from workers.data.storage import Remote, is_url, shown, without_keys_in
+from workers.data.upload import check_listing, upload
 from workers.program import Request
 
 REQUESTS = (Request(split="train", start=20, count=25), Request(split="validation", start=0, count=12))
@@ -93,42 +96,37 @@ def test_sub_tree_file_system(prepared: Path, tmp_path: Path) -> None:
     assert remote.read(FILE) == (prepared / "data" / FILE).read_bytes()
 
 
-def test_the_manifest_comes_last_and_goes_first(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("over_another", [False, True])
+def test_a_failure_at_any_request_of_an_upload(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over_another: bool
 ) -> None:
-    """Wherever an upload stops, there is no manifest, or it is that of what is there."""
-    url, far = f"file://{tmp_path / 'far'}", tmp_path / "far"
-    manifest = Manifest.load(prepared / "data")
-    writes: list[str] = []
-    write = Remote.write
-
-    def noted(remote: Remote, file: str, chunks: Any) -> None:
-        writes.append(file)
-        assert not (far / FILE).exists()
-        if len(writes) == stop_at:
-            raise KeyboardInterrupt
-        write(remote, file, chunks)
-
-    monkeypatch.setattr(Remote, "write", noted)
-    monkeypatch.setattr(storage, "UPLOAD_THREADS", 1)
-    files = len(list((prepared / "data").iterdir()))
-    for stop_at in range(1, files + 1):  # noqa: B007 - `noted` sees it
-        writes.clear()
-        with pytest.raises(KeyboardInterrupt):
-            upload(prepared / "data", url)
-        assert not (far / FILE).exists()
-    stop_at = 0
-    writes.clear()
-    upload(prepared / "data", url)
-    assert writes[-2:] == [manifest.pixel_mean_file, FILE]
-    # Another data set takes its place only when told to, and its manifest is the last to come again.
-    other = tmp_path / "other"
+    """Where there is a manifest all that it names is there and whole; what fails once is mended by another try."""
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(upload_module, "UPLOAD_THREADS", 1)
+    bucket, other, done = Bucket(), tmp_path / "other", list[bool]()
     shutil.copytree(prepared / "data", other)
-    dataclasses.replace(manifest, classes=("x", "y")).write(other)
-    with pytest.raises(UserError, match="there is another data set at file:///"):
-        upload(other, url)
-    upload(other, url, overwrite=True)
-    assert Manifest.load(far).classes == ("x", "y")
+    dataclasses.replace(Manifest.load(other), classes=("x", "y")).write(other)
+    upload(other, bucket.remote())
+    with pytest.raises(UserError, match="there is another data set at gs://bucket/run; give another URL"):
+        upload(prepared / "data", bucket.remote())
+    before = dict(bucket.objects) if over_another else {}
+
+    def reset() -> None:
+        bucket.objects = dict(before)
+        done.clear()
+
+    def run() -> None:
+        upload(prepared / "data", bucket.remote(), overwrite=over_another)
+        done.append(True)
+
+    wanted = {f"bucket/run/{path.name}": path.read_bytes() for path in (prepared / "data").iterdir()}
+    for was in every_failure(bucket, run, reset):
+        there = {path: content for path, (content, _) in bucket.objects.items()}
+        if f"bucket/run/{FILE}" in there:
+            assert {**there, f"bucket/run/{FILE}": b""} == {**wanted, f"bucket/run/{FILE}": b""}, was
+        assert done or not was.startswith(ONCE), was
+        upload(prepared / "data", bucket.remote(), overwrite=True)
+        assert {path: content for path, (content, _) in bucket.objects.items()} == wanted, was
 
 
 def test_a_damaged_folder_is_not_uploaded(prepared: Path, tmp_path: Path) -> None:
@@ -137,9 +135,10 @@ def test_a_damaged_folder_is_not_uploaded(prepared: Path, tmp_path: Path) -> Non
     stored = bytearray((data / "train-2.arrow").read_bytes())
     stored[len(stored) // 2] ^= 1
     (data / "train-2.arrow").write_bytes(stored)
+    bucket = Bucket()
     with pytest.raises(CorruptShardError, match=r"train-2\.arrow is damaged: it has another checksum"):
-        upload(data, f"file://{tmp_path / 'far'}")
-    assert not (tmp_path / "far" / FILE).exists()
+        upload(data, bucket.remote())
+    assert not {f"bucket/run/{FILE}", "bucket/run/train-2.arrow"} & bucket.objects.keys()
     with pytest.raises(UserError, match="no data set at"):
         upload(tmp_path / "nothing", f"file://{tmp_path / 'far'}")
 
@@ -177,22 +176,17 @@ def test_what_is_wrong_at_the_url_is_told_by_name(
         local_folder(config.data)
 
 
-def test_a_transfer_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_does_not_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.0)
-    (tmp_path / "a").write_bytes(b"content")
-    failures = [OSError("connection reset by peer\nand a stack"), OSError("connection reset by peer")]
-
-    class Shaky(fs.LocalFileSystem):
-        def open_input_stream(self, path: str, *args: Any, **settings: Any) -> Any:
-            if failures:
-                raise failures.pop()
-            return super().open_input_stream(path, *args, **settings)
-
-    remote = Remote(Shaky(), str(tmp_path), "shaky:/place")
-    assert remote.read("a") == b"content"
-    failures += [OSError("connection reset by peer")] * 3
-    with pytest.raises(UserError, match=r"shaky:/place/a cannot be read: connection reset by peer \(3 tries\)"):
-        remote.read("a")
+    bucket = Bucket()
+    bucket.fail(1, "away")
+    with pytest.raises(
+        UserError, match=r"gs://bucket/run/a cannot be read: 503 for bucket/run/a.* \(3 tries\)\. Check the URL"
+    ):
+        bucket.remote().read("a")
+    assert capsys.readouterr().err.count("note: gs://bucket/run/a cannot be read yet (503") == 2
 
 
 @pytest.mark.parametrize("url", ["nonsense://a/b", "s3://", "http://somewhere/data"])

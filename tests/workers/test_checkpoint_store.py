@@ -1,9 +1,7 @@
 """Checkpoints at URLs: the same bytes, retention and fallback as in a folder, in a real object store on loopback."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -14,7 +12,7 @@ from tests.s3 import BUCKET, ENVIRONMENT, Cable, S3Server
 from tests.workers.columns import holds, save_whole
 from workers import checkpoint_store
 from workers.checkpoint_list import committed, list_checkpoints, newest_whole
-from workers.checkpoint_store import FolderStore, RemoteStore, open_store
+from workers.checkpoint_store import open_store
 from workers.data import storage
 from workers.data.storage import Remote
 
@@ -73,33 +71,6 @@ def test_saved_listed_loaded_and_pruned(alone: dist.ProcessGroup, place: Place) 
     assert place.files() == before, "a step that is committed is left alone"
 
 
-def test_the_state_comes_last_and_goes_first(
-    alone: dist.ProcessGroup, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wherever the process ends in between, there is no state of a checkpoint that is not whole."""
-    seen: list[tuple[str, list[str]]] = []
-    for kind in (RemoteStore, FolderStore):
-        for method in ("commit", "remove"):
-            working = getattr(kind, method)
-
-            def noted(store: Any, folder: str, *more: Any, working: Any = working, method: str = method) -> None:
-                seen.append((f"before {method}", sorted(place.files())))
-                working(store, folder, *more)
-
-            monkeypatch.setattr(kind, method, noted)
-    removals: list[str] = []
-    monkeypatch.setattr(Remote, "remove_below", lambda remote, folder: removals.append(folder))
-    if not isinstance(open_store(place.url), RemoteStore):
-        monkeypatch.setattr(shutil, "rmtree", lambda folder, **how: removals.append(Path(folder).name))
-    for step in (1, 2, 3):
-        save_whole(place.url, alone, step)
-    assert seen[0] == ("before commit", [f"step-00000001-a1/{FILE}"])
-    # The removal stopped after its first act: what is left has no state.
-    assert removals == ["step-00000001-a1"]
-    assert f"step-00000001-a1/{FILE}" in place.files() and "step-00000001-a1/state.json" not in place.files()
-    assert [found.step for found in committed(place.url)] == [2, 3]
-
-
 @pytest.mark.parametrize("kind", ["flipped", "short", "missing", "state"])
 def test_damage_is_told_set_aside_and_the_one_before_it_taken(
     alone: dist.ProcessGroup, place: Place, kind: str
@@ -128,18 +99,6 @@ def test_damage_is_told_set_aside_and_the_one_before_it_taken(
     for step in (2, 3, 4):
         save_whole(place.url, alone, step)
     assert place.folders() == ["step-00000003-a1", "step-00000004-a1"], "and goes when all that is kept is newer"
-
-
-def test_leftovers_of_a_dead_save_are_told_and_go(alone: dist.ProcessGroup, place: Place) -> None:
-    save_whole(place.url, alone, 1)
-    save_whole(place.url, alone, 2)
-    place.system.delete_file(f"{place.root}/step-00000002-a1/state.json")
-    said: list[str] = []
-    found = newest_whole(place.url, said.append, set_aside=True)
-    assert found is not None and found.step == 1
-    assert len(said) == 1 and said[0].endswith("step-00000002-a1 was never finished, so it does not count")
-    save_whole(place.url, alone, 3, attempt=2)
-    assert place.folders() == ["step-00000001-a1", "step-00000003-a2"]
 
 
 def test_a_storage_that_does_not_answer_is_no_damage(

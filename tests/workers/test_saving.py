@@ -1,10 +1,6 @@
 """Saving while training goes on: what is saved is the state at its step, one at a time, and a failure reaches every rank."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +13,7 @@ from configs.loader import load as load_config
 from configs.loader import to_dict
 from tests.workers.columns import differences, fill, holds, make, save_whole, saver, state
 from workers import saving
-from workers.checkpoint_list import committed, newest_whole
+from workers.checkpoint_list import committed
 from workers.checkpoint_store import keyless
 
 PROJECT = Path(__file__).parents[2]
@@ -118,20 +114,6 @@ def test_a_folder_that_cannot_be_made_is_an_oserror(alone: dist.ProcessGroup, tm
         save_whole(tmp_path / "file", alone)
 
 
-def test_a_state_that_cannot_be_committed_is_an_oserror(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_whole(tmp_path, alone, 1)
-
-    def fails(store: Any, folder: str, content: bytes) -> None:
-        raise OSError("Input/output error")
-
-    monkeypatch.setattr("workers.checkpoint_store.FolderStore.commit", fails)
-    with pytest.raises(OSError, match=r"rank 0: Input/output error"):
-        save_whole(tmp_path, alone, 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001-a1"]
-
-
 def test_a_failure_is_kept_until_it_is_asked_for(
     alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,57 +144,6 @@ def test_a_mistake_of_ours_is_named_too(
     monkeypatch.setattr(saving, "save_file", wrong)
     with pytest.raises(OSError, match=r"rank 0: TypeError: not a tensor"):
         save_whole(tmp_path, alone, 1)
-
-
-def test_a_full_file_system_leaves_the_last_checkpoint_whole(alone: dist.ProcessGroup, small_disk: Path) -> None:
-    """A real one, which has room for two checkpoints: the third finds none, before an older one may go."""
-    for step in (1, 2):
-        save_whole(small_disk, alone, step)
-    size = sum(file.stat().st_size for file in small_disk.glob("step-00000002-a1/*"))
-    (small_disk / "filling").write_bytes(bytes(_free(small_disk) - size // 2))
-    with pytest.raises(OSError, match=r"rank 0: .*No space left on device.*the ones before it are whole"):
-        save_whole(small_disk, alone, 3)
-    found = newest_whole(str(small_disk), pytest.fail)
-    assert found is not None and found.step == 2 and holds(found, 2)
-    (small_disk / "filling").unlink()
-    save_whole(small_disk, alone, 3)
-    assert [found.step for found in committed(str(small_disk))] == [2, 3]
-
-
-def _free(folder: Path) -> int:
-    told = os.statvfs(folder)
-    return told.f_bavail * told.f_bsize
-
-
-SAVES_AND_SAVES = """
-import sys, torch.distributed as dist
-from tests.workers.columns import make, fill, saver, state
-dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-model, optimizer = make()
-own = saver(sys.argv[1], model, optimizer, dist.group.WORLD, attempt=int(sys.argv[2]))
-for step in range(int(sys.argv[3]), 10**6):
-    fill(model, optimizer, step)
-    own.save(state(step))
-    print(step, flush=True)
-"""
-
-
-def test_killed_at_any_moment_it_leaves_whole_checkpoints_and_no_other(tmp_path: Path) -> None:
-    first = 1
-    for attempt, seconds in ((1, 0.05), (2, 0.113)):
-        command = [sys.executable, "-c", SAVES_AND_SAVES, str(tmp_path), str(attempt), str(first)]
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for _ in range(4):
-            assert process.stdout.readline(), "it ended by itself"
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        found = newest_whole(str(tmp_path), lambda text: None, set_aside=True)
-        assert found is not None and found.step > first and holds(found, found.step)
-        assert not list(tmp_path.glob("damaged-*")), "a state file is there, and something else is not"
-        first = found.step + 1
 
 
 def test_a_checkpoint_keeps_its_config_but_no_keys() -> None:

@@ -1,14 +1,21 @@
 """An attempt that is over, but does not know it, writes no more."""
 
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
+from tests.bucket import Bucket
+from tests.talkers import Talkers
 from tests.workers.columns import make, saver, state
-from workers import saving
+from workers import checkpoint_store, saving
 from workers.checkpoint_list import committed
+from workers.checkpoint_store import FolderStore
+from workers.data import storage
 from workers.takeover import TakenOverError, newest_attempt, take_over
 
 
@@ -31,9 +38,66 @@ def test_the_newest_mark_counts_and_is_the_only_one(tmp_path: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["attempt-00000003"]
     take_over(f"file://{place}", 12)
     assert [path.name for path in place.iterdir()] == ["attempt-00000012"]
-    (place / "attempt-00000013").mkdir()
-    assert newest_attempt(str(place)) == 12, "a mark that was not finished is none"
     assert names(place) == []
+
+
+CONTENDS = """
+import sys
+from workers.takeover import TakenOverError, take_over
+for line in sys.stdin:
+    try:
+        take_over(sys.argv[1], int(line))
+        print("begins", flush=True)
+    except TakenOverError as error:
+        print(error, flush=True)
+"""
+
+
+def test_of_two_hosts_at_one_number_exactly_one_begins(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", CONTENDS, str(tmp_path)]
+    with Talkers(line, line) as both:
+        for number in range(1, 41):
+            said = both.say(str(number), str(number))
+            lost = f"another command has begun attempt {number} at this run, so attempt {number} does not begin"
+            assert sorted(said) == [lost, "begins"], number
+            assert [path.name for path in tmp_path.iterdir()] == [f"attempt-{number:08d}"]
+
+
+def test_of_two_hosts_at_different_numbers_the_earlier_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing was there when it looked, nor is its own number taken when it comes to that."""
+    claim = FolderStore.claim
+
+    def later_first(store: FolderStore, folder: str) -> bool:
+        monkeypatch.setattr(FolderStore, "claim", claim)
+        take_over(str(tmp_path), 2)
+        return store.claim(folder)
+
+    monkeypatch.setattr(FolderStore, "claim", later_first)
+    with pytest.raises(TakenOverError, match="has begun attempt 2 at this run, so attempt 1 does not"):
+        take_over(str(tmp_path), 1)
+
+
+def test_of_several_in_an_object_store_exactly_one_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, gate = Bucket(), threading.Barrier(4)
+    monkeypatch.setattr(checkpoint_store.Remote, "at", lambda url, **how: bucket.remote())
+    monkeypatch.setattr(storage, "CLAIM_SECONDS", 0.05)
+
+    def contend(number: int) -> str:
+        gate.wait(60)
+        try:
+            take_over("gs://bucket/run", number)
+        except TakenOverError as error:
+            return str(error)
+        return "begins"
+
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(1, 11):
+            said = sorted(threads.map(contend, [number] * 4))
+            lost = f"another command has begun attempt {number} at this run, so attempt {number} does not begin"
+            assert said == [lost] * 3 + ["begins"], number
+            assert newest_attempt("gs://bucket/run") == number and len(bucket.objects) == 1
 
 
 def test_saves_of_an_earlier_attempt_fail_and_remove_nothing(alone: dist.ProcessGroup, tmp_path: Path) -> None:

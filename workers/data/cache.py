@@ -74,7 +74,7 @@ def fetch_description(remote: Remote, root: Path) -> Path:
     folder = root / hashlib.sha256(content).hexdigest()[:32]
     with _disk_errors(root):
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / FILE).exists():
+        if not (folder / FILE).is_file() or (folder / FILE).read_bytes() != content:  # not here yet, or damaged since
             _put(folder / FILE, content)
     manifest = Manifest.load(folder)
     try:

@@ -87,6 +87,6 @@ def _row_problem(shard: Shard, row: int, classes: int, encoding: Encoding, pixel
         if (height, width) != pixels.shape[:2]:
             return f"it is {width}x{height} pixels"
         simplejpeg.decode_jpeg(image, "RGB", buffer=pixels, strict=True)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:  # KeyError: colours or sampling that simplejpeg has no name for
         return f"it does not decode: {error}"
     return ""

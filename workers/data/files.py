@@ -30,6 +30,21 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that they outlive a power cut. Raises OSError.
+
+    All above it are synced, not the new ones alone: one that was killed may have made them and not come to that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for above in folder.parents:
+        try:
+            sync_folder(above)
+        except PermissionError:  # not ours, so we have not made it
+            return
+        if above.is_mount():
+            return
+
+
 def sync_folder(folder: Path) -> None:
     """The rename itself must outlive a power cut too."""
     descriptor = os.open(folder, os.O_RDONLY)

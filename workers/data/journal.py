@@ -27,7 +27,7 @@ import pyarrow as pa
 import simplejpeg
 
 from configs.errors import UserError
-from workers.data.files import whole_file
+from workers.data.files import sync_folder, whole_file
 from workers.data.ingest import ChunkResult, PixelSums, Source, make_shard
 from workers.data.manifest import Encoding, Quarantined
 from workers.data.shards import ShardInfo, file_sha256
@@ -133,6 +133,7 @@ def begin(out: Path, preparation: Preparation) -> int:
     goes_on = is_under_way(out, preparation) and not (out / "manifest.json").exists()
     # Others' files stay. The manifest goes first: without its shards it would name a data set that is not there.
     (out / "manifest.json").unlink(missing_ok=True)
+    sync_folder(out)  # before any shard goes
     for path in sorted(out.iterdir(), key=lambda path: path.name != FILE):
         if OWN_FILE.fullmatch(path.name) and not (goes_on and _belongs(path)):
             path.unlink(missing_ok=True)
@@ -154,6 +155,7 @@ def end(out: Path, shards: Collection[str]) -> None:
         # A worker of a run that was killed may have left something after the folder was made ready.
         if OWN_FILE.fullmatch(path.name) and path.name not in (*shards, FILE, "manifest.json", "mean.npy"):
             path.unlink(missing_ok=True)
+    sync_folder(out)  # without the file below, nobody would remove what came back
     (out / FILE).unlink(missing_ok=True)
 
 
@@ -182,7 +184,7 @@ def recall_or_make(
         encoding=settings.encoding,
         apply_orientation=settings.apply_orientation,
     )
-    _check_still_ours(out, identity)
+    _check_still_ours(out, identity)  # still: making it took a while
     _write_note(note, identity, stamp, result)
     return result
 

@@ -1,15 +1,16 @@
 """Data sets at URLs: s3://bucket/folder, gs://bucket/folder, file:///folder, or whatever else pyarrow.fs knows.
 
-A data set there has the same files as in a folder. Reading goes through a cache on each node (cache.py); writing is `upload`.
+A data set there has the same files as in a folder. Reading goes through a cache on each node (cache.py); upload.py writes it.
 """
 
 import hashlib
 import re
+import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -18,7 +19,6 @@ from pyarrow import fs
 
 from configs.errors import UnreachableError, UserError
 from workers.data.files import TEMPORARY_SUFFIX
-from workers.data.manifest import FILE, Manifest
 from workers.data.shards import CorruptShardError, ShardInfo
 
 CHUNK_BYTES = 8 * 2**20
@@ -26,7 +26,6 @@ MOST_TRIES = 3
 """Transfers of one file before giving up."""
 PAUSE_SECONDS = 1.0
 """Before the second try; twice that before the third."""
-UPLOAD_THREADS = 4
 
 DATA_IS_MISSING = "upload the data set there, or set data.path"
 
@@ -34,7 +33,11 @@ KEYS = ("access_key", "secret_key", "session_token")
 """Parameters of a URL that are nobody else's."""
 
 FLAT = ("s3", "gcs")
-"""File systems without folders: none are made there."""
+"""File systems without folders: none are made there, and none need be there to be removed."""
+CLAIM_SECONDS = 2.0
+"""More than the steps of a storage's clock, and than its hosts' clocks differ by."""
+GCS_SECONDS = 8
+"""How long Google's client goes on with one try, unless the URL says so (`retry_limit_seconds`); left alone, 15 minutes."""
 
 
 def is_url(path: str) -> bool:
@@ -77,12 +80,13 @@ class Remote:
     def __init__(self, filesystem: fs.FileSystem, root: str, name: str, *, if_missing: str = DATA_IS_MISSING) -> None:
         self.name = name
         self._filesystem, self._root, self._if_missing = filesystem, root.rstrip("/"), if_missing
+        self._flat = filesystem.type_name.rpartition(":")[2] in FLAT
 
     @classmethod
     def at(cls, url: str, *, if_missing: str = DATA_IS_MISSING) -> "Remote":
         """Raises UserError if the URL is of no kind that pyarrow.fs knows."""
         try:
-            filesystem, root = fs.FileSystem.from_uri(url)
+            filesystem, root = fs.FileSystem.from_uri(_impatient(url))
             if not root.strip("/"):
                 raise ValueError("it names no bucket or folder")
         except (OSError, ValueError, ImportError, pa.ArrowException) as error:
@@ -127,68 +131,134 @@ class Remote:
 
         return self._tried("", "listed", once)
 
-    def copy(self, file: str, into: BinaryIO | None, on_bytes: Callable[[int], None] | None = None) -> tuple[int, str]:
+    def copy(
+        self,
+        file: str,
+        into: BinaryIO | None,
+        wanted: tuple[int, str],
+        on_bytes: Callable[[int], None] = lambda count: None,
+    ) -> tuple[int, str]:
         """Copy a file into an open one, from its start, or nowhere; returns its bytes and SHA-256.
 
-        on_bytes: called with the number of bytes of each piece. Raises OSError if this disk refuses.
+        wanted: what these should be. If they are not it is read once more: a transfer may go wrong without an error; twice the
+        same way is the file. on_bytes: called with the number of bytes of each piece. Raises OSError if this disk refuses.
         """
-        return self._tried(file, "read", lambda: self._copied(file, into, on_bytes))
+
+        def once() -> tuple[int, str]:
+            return self._copied(file, into, on_bytes)
+
+        found: tuple[int, str] = self._tried(file, "read", once)
+        return found if found == wanted else self._tried(file, "read", once)
 
     def download(self, shard: ShardInfo, into: BinaryIO) -> None:
         """Copy a shard into an open file, from its start, and compare size and SHA-256.
 
         Raises CorruptShardError if what is stored there is not what the manifest says; OSError if this disk refuses.
         """
-        wrong = ""
-        for _ in range(2):  # a transfer may go wrong without an error; twice the same way is the file
-            size, sha256 = self._tried(shard.file, "read", lambda: self._copied(shard.file, into))
-            if (size, sha256) == (shard.bytes, shard.sha256):
-                return
-            wrong = "another checksum" if size == shard.bytes else f"{size:,} bytes instead of {shard.bytes:,}"
+        wanted = (shard.bytes, shard.sha256)
+        found = self.copy(shard.file, into, wanted)
+        if found == wanted:
+            return
+        wrong = "another checksum" if found[0] == shard.bytes else f"{found[0]:,} bytes instead of {shard.bytes:,}"
         raise CorruptShardError(
             f"{self.where(shard.file)} is damaged: it has {wrong}. Upload it again from a copy, or make the data set again "
             "with `python -m cluster.prepare ... --overwrite`."
         )
 
     def write(self, file: str, chunks: Callable[[], Iterator[bytes]]) -> None:
-        """A file of these chunks, which are asked for anew with each try."""
-        flat = self._filesystem.type_name in FLAT
+        """A file of these chunks, which are asked for anew with each try, and looked for when it is written."""
         path = self._path(file)
         # An object appears when all of it is there; a file would be seen as it grows.
-        target = path if flat else f"{path}{TEMPORARY_SUFFIX}"
+        target = path if self._flat else f"{path}{TEMPORARY_SUFFIX}"
 
         def once() -> None:
-            if not flat:
+            if not self._flat:
                 self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-            with self._filesystem.open_output_stream(target) as stream:
-                for chunk in chunks():
-                    stream.write(chunk)
-            if not flat:
+            size = 0
+            try:
+                with self._filesystem.open_output_stream(target) as stream:
+                    for chunk in _local(chunks()):
+                        stream.write(chunk)
+                        size += len(chunk)
+            except (OSError, pa.ArrowException):
+                raise  # the storage's
+            except BaseException:
+                # These streams cannot be given up: leaving one puts what it was given under the name, as if that were all.
+                with suppress(OSError, pa.ArrowException):
+                    self._filesystem.delete_file(target)
+                raise
+            if self._filesystem.get_file_info(target).size != size:
+                raise OSError("it was written without an error, and is not there")
+            if not self._flat:
                 self._filesystem.move(target, path)
 
         self._tried(file, "written", once)
 
     def remove(self, file: str) -> None:
-        """Remove a file that is there."""
-        self._tried(file, "removed", lambda: self._filesystem.delete_file(self._path(file)))
-
-    def remove_below(self, folder: str) -> None:
-        """Remove a folder below this one, with all that is in it."""
-        self._tried(folder, "removed", lambda: self._filesystem.delete_dir(self._path(folder)))
-
-    def move(self, file: str, to: str) -> None:
-        """Give a file another path below this folder. Where there are no folders, it is copied by the storage itself."""
+        """Remove a file, if it is there."""
 
         def once() -> None:
-            if self._filesystem.type_name not in FLAT:
-                self._filesystem.create_dir(self._path(to).rpartition("/")[0], recursive=True)
-            self._filesystem.move(self._path(file), self._path(to))
+            with suppress(FileNotFoundError):  # a try whose answer was lost has removed it
+                self._filesystem.delete_file(self._path(file))
 
-        self._tried(file, "moved", once)
+        self._tried(file, "removed", once)
 
-    def _copied(
-        self, file: str, into: BinaryIO | None, on_bytes: Callable[[int], None] | None = None
-    ) -> tuple[int, str]:
+    def remove_below(self, folder: str, *, first: str = "") -> None:
+        """Remove a folder below this one, with all that is in it. first: the file in it that goes before the others."""
+        files = [file for file in self.tree() if file.startswith(f"{folder}/")]
+        # A storage without folders would list some of these again, or fail for want of an object that stands for the folder.
+        for file in sorted(files, key=lambda file: file != f"{folder}/{first}"):
+            if self._flat or file == f"{folder}/{first}":
+                self.remove(file)
+
+        def once() -> None:
+            with suppress(FileNotFoundError):
+                self._filesystem.delete_dir(self._path(folder))
+
+        if self._flat:
+            with suppress(OSError, pa.ArrowException):  # the object that stands for the folder, if there is one
+                once()
+        else:
+            self._tried(folder, "removed", once)
+
+    def move_below(self, folder: str, to: str, *, state: str) -> None:
+        """Give a folder below this one another name; where there are no folders, by copies, the file `state` last."""
+        if self._flat:
+            files = [file for file in self.tree() if file.startswith(f"{folder}/")]
+            for file in sorted(files, key=lambda file: file == f"{folder}/{state}"):
+                target = f"{to}/{file.removeprefix(f'{folder}/')}"
+                self._tried(file, "copied", partial(self._filesystem.copy_file, self._path(file), self._path(target)))
+            self.remove_below(folder, first=state)
+            return
+
+        def once() -> None:
+            try:
+                self._filesystem.move(self._path(folder), self._path(to))
+            except FileNotFoundError:
+                # Unless it was moved by a try whose answer was lost.
+                if not any(file.startswith(f"{to}/") for file in self.tree()):
+                    raise
+
+        self._tried(folder, "moved", once)
+
+    def claim(self, folder: str) -> bool:
+        """Put a file into a folder below this one; whether it is the first there, of all that are put at the same time.
+
+        No condition can be given with a write here. So each puts a file of its own, waits until a later one is later by the
+        storage's clock too, and looks: the first by that clock has it, and by name where they are of the same time.
+        """
+        own = f"{folder}/{secrets.token_hex(8)}"
+        self.write(own, lambda: iter([b"{}"]))
+        time.sleep(CLAIM_SECONDS)
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True)
+        found = self._tried(folder, "listed", lambda: self._filesystem.get_file_info(selector))
+        first = min(((info.mtime_ns or 0, info.path) for info in found if info.type == fs.FileType.File), default=None)
+        if first is not None and first[1] == self._path(own):
+            return True
+        self.remove(own)
+        return False
+
+    def _copied(self, file: str, into: BinaryIO | None, on_bytes: Callable[[int], None]) -> tuple[int, str]:
         """Bytes and SHA-256 of what was copied."""
         digest, size = hashlib.sha256(), 0
         if into:
@@ -200,8 +270,7 @@ class Remote:
                 if into:
                     _write(into, chunk)
                 size += len(chunk)
-                if on_bytes:
-                    on_bytes(len(chunk))
+                on_bytes(len(chunk))
         return size, digest.hexdigest()
 
     def _path(self, file: str) -> str:
@@ -221,6 +290,8 @@ class Remote:
                         f"{self.where(file)} cannot be {what}: {_first_line(error)} ({attempt} tries). Check the URL, the "
                         "network, and that this machine may use it (credentials come from the environment)."
                     ) from None
+                told = f"note: {self.where(file)} cannot be {what} yet ({_first_line(error)}); trying again"
+                print(told, file=sys.stderr, flush=True)
                 time.sleep(PAUSE_SECONDS * attempt)
         raise AssertionError("unreachable")
 
@@ -233,81 +304,20 @@ class LocalDiskError(Exception):
         self.cause = cause
 
 
-def check_listing(remote: Remote, manifest: Manifest) -> None:
-    """Compare the files that are there with the manifest by size; their checksums are compared as they come into a cache.
-
-    Raises UserError that names every shard that is missing or of another size.
-    """
-    there = remote.sizes()
-    problems = []
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    for shard in shards:
-        if shard.file not in there:
-            problems.append(f"{shard.file} is missing")
-        elif there[shard.file] != shard.bytes:
-            problems.append(f"{shard.file} has {there[shard.file]:,} bytes instead of {shard.bytes:,}")
-    if problems:
-        raise UserError(
-            f"{len(problems)} of {len(shards)} shards at {remote.name} are damaged: {'; '.join(problems)}. Upload the data "
-            "set again."
-        )
+def _impatient(url: str) -> str:
+    """The URL, with a limit on how long Google's client tries by itself."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("gs", "gcs") or "retry_limit_seconds" in parts.query:
+        return url
+    return urlunsplit(parts._replace(query=f"{parts.query}&retry_limit_seconds={GCS_SECONDS}".lstrip("&")))
 
 
-def upload(
-    folder: Path, to: str | Remote, *, overwrite: bool = False, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Copy a prepared data set to a URL.
-
-    The order: the old manifest goes first if there is one (overwrite), then the shards and the mean image come, each compared
-    with the manifest's checksum on its way, then the manifest. So a place with a manifest holds a whole data set; where it
-    was interrupted, the same call begins again.
-
-    progress: called with (bytes done, bytes in all) after each shard.
-    Raises UserError if there is another data set already, if the folder's is damaged, or if the storage fails.
-    """
-    remote = to if isinstance(to, Remote) else Remote.at(to)
-    manifest = Manifest.load(folder)
-    manifest.pixel_mean(folder)
-    content = (folder / FILE).read_bytes()
-    if FILE in remote.sizes():
-        if not overwrite and remote.read(FILE) == content:
-            check_listing(remote, manifest)
-            return
-        if not overwrite:
-            raise UserError(f"there is another data set at {remote.name}; give another URL, or --overwrite")
-        remote.remove(FILE)
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    done, total = 0, sum(shard.bytes for shard in shards)
-    with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
-        futures = {pool.submit(remote.write, s.file, partial(_checked, folder, s)): s for s in shards}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                done += futures[future].bytes
-                if progress:
-                    progress(done, total)
-        except BaseException:  # Ctrl-C must not wait for the remaining gigabytes
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    remote.write(manifest.pixel_mean_file, lambda: iter([(folder / manifest.pixel_mean_file).read_bytes()]))
-    check_listing(remote, manifest)
-    remote.write(FILE, lambda: iter([content]))
-
-
-def _checked(folder: Path, shard: ShardInfo) -> Iterator[bytes]:
-    """The file's chunks. Raises UserError after the last one if they are not those of the manifest."""
-    digest, path = hashlib.sha256(), folder / shard.file
+def _local(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same. Raises LocalDiskError for an OSError of theirs."""
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-                yield chunk
+        yield from chunks
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if digest.hexdigest() != shard.sha256:
-        raise CorruptShardError(
-            f"{path} is damaged: it has another checksum than the manifest says. Restore it from a copy."
-        )
+        raise LocalDiskError(error) from None
 
 
 def _write(file: BinaryIO, chunk: bytes) -> None:
