@@ -21,6 +21,7 @@ from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
 from cluster.settings import overrides
 from configs.errors import UserError
 from configs.loader import load
+from workers import json_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -214,7 +215,7 @@ def _tell(
             {"class": name, **found, "most_taken_for": _named(found["most_taken_for"], manifest.classes)}
             for name, found in zip(manifest.classes, classes, strict=True)
         ]
-    write_json(wanted.json_file, json.dumps(content, indent=1, ensure_ascii=False))
+    write_json(wanted.json_file, json_lines.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _keep(

@@ -37,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--data", metavar="DIR", help="the data set, if the run's folder does not keep its class names")
     args = parser.parse_args(argv)
-    return run_entry(lambda: _export(args.network, args.to, overwrite=args.overwrite, data=args.data))
+    return run_entry(
+        lambda: _export(args.network, args.to, overwrite=args.overwrite, data=args.data), leaves_files=True
+    )
 
 
 def _export(source: str, to: Path, *, overwrite: bool, data: str | None) -> int:

@@ -120,8 +120,8 @@ class Plan:
 
     @property
     def most_checkpoints(self) -> int:
-        """That are there at a time: those that are kept, and one that is being saved."""
-        return self.config.checkpoint.keep + self.config.checkpoint.keep_best + 1
+        """That may be there at a time: those that are kept, one that is being saved, and what a crash left of another."""
+        return self.config.checkpoint.keep + self.config.checkpoint.keep_best + 2
 
     @property
     def _process_parameters(self) -> int:

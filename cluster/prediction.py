@@ -1,7 +1,6 @@
 """Predicting classes of picture files: found, decoded in threads ahead of use, computed in batches, printed as they come."""
 
 import itertools
-import json
 import os
 import sys
 from collections import deque
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from cluster.console import progress
 from cluster.network import Device, LoadedNetwork, load_network
 from configs.errors import UserError
+from workers import json_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def run_prediction(
             "views": views,
             "classes": len(loaded.class_names),
         }
-        content = json.dumps({**about, "pictures": found, "failed": failed}, indent=1, ensure_ascii=not to_file)
+        content = json_lines.dumps({**about, "pictures": found, "failed": failed}, indent=1, ensure_ascii=not to_file)
         if to_file:
             write_json(json_file, content)
         else:

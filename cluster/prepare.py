@@ -76,8 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.kind in ("verify", "stats"):
         return run_entry(lambda: _inspect(args))
     if args.kind == "upload":
-        return run_entry(lambda: _upload(args), if_interrupted="the same command begins again")
-    return run_entry(lambda: _run(args), if_interrupted="the same command goes on from what is there")
+        return run_entry(lambda: _upload(args), if_interrupted="the same command begins again", leaves_files=True)
+    goes_on = "the same command goes on from what is there"
+    return run_entry(lambda: _run(args), if_interrupted=goes_on, leaves_files=True)
 
 
 def _run(args: argparse.Namespace) -> int:

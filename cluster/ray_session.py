@@ -5,21 +5,38 @@ import logging
 import os
 import signal
 import socket
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.output import tell_at_once
+from cluster.signals import stop_signals
 from configs.errors import UserError
+
+ENVIRONMENT = "RAY_ADDRESS"
 
 
 def cluster_address(given: str | None) -> str | None:
-    """The cluster to join: what --address says, or RAY_ADDRESS, which is set in a Ray job; None to start a private Ray."""
-    from_environment = os.environ.get("RAY_ADDRESS", "")
-    # The commands of `ray job` take their address, with http://, from the same variable.
-    return given or (from_environment if from_environment and "://" not in from_environment else None)
+    """The cluster to join: what --address says, or RAY_ADDRESS, which is set in a Ray job; None to start a private Ray.
+
+    Raises UserError for an address that no run can be at.
+    """
+    address = given or os.environ.get(ENVIRONMENT)
+    if not address or address == "local":
+        return None
+    scheme, mark, _ = address.partition("://")
+    if scheme in ("http", "https") and not given:
+        return None  # the commands of `ray job` take their address, the dashboard's, from the same variable
+    if mark:
+        kind = (
+            "of Ray Client" if scheme == "ray" else "of the dashboard" if scheme.startswith("http") else "of no cluster"
+        )
+        raise UserError(
+            f"{_named(address)} is an address {kind}, which a run cannot join: it needs the cluster itself, as auto on one of "
+            f"its machines, or host:port (6379, as a rule; see `ray status`). {_way_out(address)}"
+        )
+    return address
 
 
 @contextlib.contextmanager
@@ -78,7 +95,7 @@ def _connect(
         # is named after the systems where this is the default.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if address is not None:
-        _check_answers(address)
+        address = _resolve(address)
     import ray
     from ray.job_config import JobConfig
 
@@ -94,38 +111,56 @@ def _connect(
             "include_dashboard": dashboard,
             "dashboard_host": "127.0.0.1",
         }
+    # What is started here inherits this: a terminal that closes tells all its processes, and the driver ends Ray when it has
+    # saved. (Ray does the same with SIGINT.)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         context = ray.init(
             job_config=JobConfig(metadata=metadata), logging_level=logging.WARNING, log_to_driver=False, **settings
         )
     except ConnectionError as error:
         raise _no_cluster(address, error) from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     if address is None and dashboard and not quiet:
         print(f"Ray dashboard: http://{context.dashboard_url}", flush=True)
     return ray
 
 
-def _check_answers(address: str) -> None:
-    """Raise UserError if nobody listens there; Ray itself would try for minutes."""
-    if address == "auto":
-        # Where Ray itself looks for "auto"; the file outlives a cluster that was killed.
-        current = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")
-        there = os.environ.get("RAY_ADDRESS") or (current.read_text().strip() if current.is_file() else "")
-        if not there:
-            raise _no_cluster(address, LookupError("none was started on this machine"))
-        address = there
-    host, _, port = address.rpartition(":")
+def _resolve(address: str) -> str:
+    """host:port, as Ray itself finds it. Raises UserError if nobody listens there; Ray would try for minutes."""
+    from ray._private.services import canonicalize_bootstrap_address, extract_ip_port
+
     try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-    except (OSError, ValueError) as error:
+        found = canonicalize_bootstrap_address(address)
+        if found is None:  # `auto`, and RAY_ADDRESS says local
+            raise LookupError("none was started on this machine")
+        place = extract_ip_port(found)
+    except (OSError, ValueError, LookupError) as error:
         raise _no_cluster(address, error) from None
+    try:
+        socket.create_connection(place, timeout=5.0).close()
+    except OSError as error:
+        # What is found for `auto` may be the place of one that was killed.
+        raise _no_cluster(address, OSError(f"{found}: {error.strerror or error}")) from None
+    return str(found)
 
 
 def _no_cluster(address: str | None, error: Exception) -> UserError:
+    told = " ".join(str(error).split())
     return UserError(
-        f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}). Start one with "
-        "`ray start --head`, or leave --address out to run on this machine alone."
+        f"no Ray cluster answers at {_named(address)} ({told}). Start one with `ray start --head`. {_way_out(address)}"
     )
+
+
+def _named(address: str | None) -> str:
+    """By where it was given."""
+    return f"{ENVIRONMENT}={address}" if os.environ.get(ENVIRONMENT) == address else f"--address {address}"
+
+
+def _way_out(address: str | None) -> str:
+    by_environment = os.environ.get(ENVIRONMENT) == address
+    return f"{f'Unset {ENVIRONMENT}' if by_environment else 'Leave --address out'} to run on this machine alone."
 
 
 @contextlib.contextmanager
@@ -141,10 +176,10 @@ def _signals_delayed(then_raise: bool = True) -> Iterator[None]:
 
     def remember(number: int, _: object) -> None:
         if not pressed:
-            print("\nstopping, as soon as Ray lets go", file=sys.stderr, flush=True)
+            tell_at_once("\nstopping, as soon as Ray lets go")
         pressed.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, remember) for number in stop_signals()}
     try:
         yield
     finally:

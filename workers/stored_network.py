@@ -1,6 +1,5 @@
 """The network of a checkpoint, whole, in this process: for commands that need no cluster."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from configs.errors import UserError
 from configs.loader import load as load_config
 from configs.loader import parse
 from configs.schema import Config
+from workers import json_lines
 from workers.checkpoint import VERSION, Checkpoint, load
 from workers.checkpoint_list import newest_whole
 from workers.checkpoint_store import STATE, open_store, place_of, without_scheme
@@ -67,7 +67,7 @@ def checkpoint_at(where: str) -> Checkpoint:
     if STATE not in store.tree().get(name, {}):
         raise UserError(f"there is no checkpoint at {shown}: it has no {STATE}")
     try:
-        state: Any = json.loads(store.read(name, STATE))
+        state: Any = json_lines.loads(store.read(name, STATE))
         found = Checkpoint(place=place, name=name, state=state)
         version, _ = state["version"], (found.step, found.evaluated, state["files"], state["shapes"])
     except (ValueError, KeyError, TypeError) as error:

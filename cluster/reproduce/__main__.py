@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         return _overview(words)
     args = COMMANDS[words[0]]().parse_intermixed_args(words[1:])
-    return run_entry(lambda: int(args.run(args)), if_interrupted="the same command goes on from what is there")
+    goes_on = "the same command goes on from what is there"
+    return run_entry(lambda: int(args.run(args)), if_interrupted=goes_on, leaves_files=not args.plan)
 
 
 def _overview(words: list[str]) -> int:

@@ -1,5 +1,6 @@
 """Bad input to the commands: one clear error on stderr, a code that is not 0, nothing lost. Without Ray unless it must be."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,31 @@ def test_same_name_with_other_settings_is_refused(
     assert "train.seed: 0 then, 7 now" in told
 
 
+def test_a_refused_command_leaves_the_run_as_it_was(
+    capsys: pytest.CaptureFixture[str], undisturbed: Run, folder: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(undisturbed.folder, tmp_path / "undisturbed"))
+    state = max((run / "checkpoints").glob("step-*")) / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "dataset": "another"}))
+    before = {file: file.read_bytes() for file in run.glob("*.*")}
+    settings = [
+        "name=undisturbed",
+        f"runs_folder={tmp_path}",
+        f"data.path={folder / 'data' / 'small'}",
+        "train.steps=60",
+    ]
+    assert "was trained on another data set" in refused(capsys, [str(SMALL), *settings])
+    assert {file: file.read_bytes() for file in run.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("option", [["--check"], ["--quiet"], ["--address", "auto"], ["--sink", "json:dumps"]])
+def test_a_plan_takes_no_option_that_it_would_ignore(capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train.main(["--plan", *option])
+    assert ended.value.code == 2
+    assert f"{option[0]}: not with --plan" in capsys.readouterr().err
+
+
 def test_evaluate_of_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "is not the folder of a run" in refused(capsys, [str(tmp_path)], module=evaluate)
     file = tmp_path / "file"
@@ -94,13 +120,6 @@ def test_evaluate_knows_beforehand_that_json_has_nowhere_to_go(
 ) -> None:
     told = refused(capsys, [str(undisturbed.folder), "--json", str(tmp_path / "none" / "a.json")], module=evaluate)
     assert "there is no such folder" in told
-
-
-def test_no_cluster_at_the_address(undisturbed: Run, folder: Path) -> None:
-    run = Run(folder, "lonely", arguments=(str(SMALL), "name=lonely", "--address", "127.0.0.1:1"))
-    assert run.finish(60) == 2
-    assert run.text.strip().splitlines()[-1].startswith("error: no Ray cluster answers at --address 127.0.0.1:1")
-    assert "Traceback" not in run.text
 
 
 def test_checkpoint_of_another_network(undisturbed: Run, folder: Path) -> None:
