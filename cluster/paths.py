@@ -10,7 +10,7 @@ from workers.data.storage import is_url
 def absolute(data: Data) -> Data:
     """The same places, none of them relative to this process's working directory."""
     if data.cache_folder is not None:
-        data = replace(data, cache_folder=str(Path(data.cache_folder).expanduser().resolve()))
+        data = replace(data, cache_folder=str(Path(data.cache_folder).resolve()))
     return data if is_url(data.path) else replace(data, path=str(Path(data.path).resolve()))
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from cluster.options import command_parser, location, number
+from cluster.options import command_parser, is_setting, location, number
 
 EXAMPLES = """\
 examples:
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     config, settings = args.config, args.settings
-    if config is not None and "=" in config:
+    if config is not None and is_setting(config):
         config, settings = None, [config, *settings]
 
     from cluster.entry import run_entry

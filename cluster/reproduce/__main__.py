@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from cluster.entry import run_entry
-from cluster.options import command_parser, location, number
+from cluster.options import command_parser, is_setting, location, number
 
 EXAMPLES = """\
 examples:
@@ -65,7 +65,7 @@ def _stock(args: argparse.Namespace) -> int:
     from cluster.reproduce.stock.run import run_stock
 
     config, settings = args.config, args.settings
-    if "=" in config:
+    if is_setting(config):
         config, settings = "tiny_imagenet.yaml", [config, *settings]
     return run_stock(
         config, settings, threads=args.threads, workers=args.workers, layout=args.layout, plan_only=args.plan

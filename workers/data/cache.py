@@ -64,7 +64,7 @@ def local_folder(data: Data) -> Path:
 def cache_root(data: Data) -> Path:
     """The cache's folder, absolute: `data.cache_folder`, or one in the user's folder for caches."""
     if data.cache_folder is not None:
-        return Path(data.cache_folder).expanduser().absolute()
+        return Path(data.cache_folder).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "two-column-alexnet"
 
 
