@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,7 +146,7 @@ def _machine(arguments: list[str]) -> dict[str, str]:
         "machine": f"{platform.machine()}, {processor()}, {torch.get_num_threads()} cores seen by torch",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "command": f"python -m cluster.bench {' '.join(arguments)}",
+        "command": f"python -m cluster.bench {shlex.join(arguments)}",
     }
 
 

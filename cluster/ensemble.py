@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.class_errors import check_picture, class_tables, draw_confusion
 from cluster.console import errors_table, print_plan, progress
+from cluster.cpus import usable_cpus
 from cluster.dataset import check_classes
 from cluster.evaluations import ERRORS, keep
 from cluster.network import LoadedNetwork, find_run, load_run
@@ -149,7 +150,6 @@ def validation_batches(
 
     Raises UserError if an image or a shard is damaged.
     """
-    import os
 
     import numpy as np
 
@@ -166,7 +166,7 @@ def validation_batches(
             dataset.decode_into(row, image)
         return images, np.array([dataset.label(row) for row in rows], np.int64)
 
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = min(MOST_THREADS, usable_cpus())
     starts = (range(start, min(start + batch, len(dataset))) for start in range(0, len(dataset), batch))
     for _, both in ahead(read, starts, threads=threads, waiting=threads + 1):
         yield both

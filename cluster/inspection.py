@@ -3,7 +3,6 @@
 import contextlib
 import json
 import multiprocessing
-import os
 import re
 import signal
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import progress
+from cluster.cpus import usable_cpus
 from configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def verify_dataset(folder: Path, *, decode: bool = True, workers: int | None = N
         print(f"error: {error}", file=sys.stderr)
         return 1 if (folder / MANIFEST).is_file() else 2
     problems: list[str] = []
-    reports = _check_shards(folder, manifest, decode, workers or _cpus())
+    reports = _check_shards(folder, manifest, decode, workers or usable_cpus())
     sums: PixelSums | None = None
     for split in manifest.splits.values():
         for info in split.shards:
@@ -94,10 +94,6 @@ def _pool(workers: int) -> Iterator[Callable[[list[tuple[Any, ...]]], Iterator[A
         yield lambda calls: (done.result() for done in as_completed([executor.submit(*call) for call in calls]))
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _told(report: "ShardReport") -> list[str]:

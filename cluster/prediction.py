@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from cluster.console import progress
+from cluster.cpus import usable_cpus
 from cluster.network import Device, LoadedNetwork, load_network
 from configs.errors import UserError
 from workers import json_lines
@@ -112,7 +113,7 @@ def predictions(
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = min(MOST_THREADS, usable_cpus())
     decoded = ahead(decode, files, threads=threads, waiting=2 * batch)
     while some := list(itertools.islice(decoded, batch)):
         images = [pixels for _, pixels in some if not isinstance(pixels, str)]

@@ -5,11 +5,14 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
+from cluster import ray_files
 from cluster.output import tell_at_once
 from cluster.signals import stop_signals
 from configs.errors import UserError
@@ -58,12 +61,22 @@ def ray_session(
     Raises UserError if no cluster answers at `address`.
     """
     with _signals_delayed():
-        ray = _connect(address, num_cpus, object_store_bytes, dashboard, metadata or {}, quiet)
+        ray, session = _connect(address, num_cpus, object_store_bytes, dashboard, metadata or {}, quiet)
+    wanted = None if address else session
     try:
         yield ray
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException:
+        if wanted is not None:
+            print(f"note: what Ray itself wrote down of this is in {wanted / 'logs'}", file=sys.stderr, flush=True)
+            wanted = None
+        raise
     finally:
         with _signals_delayed(then_raise=False):
             ray.shutdown()
+            if wanted is not None:
+                ray_files.remove(wanted)
 
 
 def _connect(
@@ -73,7 +86,7 @@ def _connect(
     dashboard: bool,
     metadata: dict[str, str],
     quiet: bool,
-) -> Any:
+) -> tuple[Any, Path]:
     # These count only if they are set before ray is imported. No usage report leaves the machine:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # An actor's death is told in our own words, once; Ray's paragraph about it would stand beside that.
@@ -103,6 +116,7 @@ def _connect(
     code = [str(Path(__file__).parents[1] / package) for package in ("configs", "alexnet", "workers", "cluster")]
     settings: dict[str, Any] = {"address": address, "runtime_env": {"py_modules": code, "excludes": ["__pycache__"]}}
     if address is None:
+        ray_files.sweep()
         settings = {
             # A cluster that happens to run on this machine is joined by --address only, never by accident.
             "address": "local",
@@ -110,7 +124,11 @@ def _connect(
             "object_store_memory": object_store_bytes,
             "include_dashboard": dashboard,
             "dashboard_host": "127.0.0.1",
+            "runtime_env": {},
         }
+    if quote(sys.executable) != sys.executable:
+        # Ray gives it to a shell as it is: with a blank in it no worker would ever come up.
+        settings["runtime_env"]["py_executable"] = quote(sys.executable)
     # What is started here inherits this: a terminal that closes tells all its processes, and the driver ends Ray when it has
     # saved. (Ray does the same with SIGINT.)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -124,7 +142,10 @@ def _connect(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     if address is None and dashboard and not quiet:
         print(f"Ray dashboard: http://{context.dashboard_url}", flush=True)
-    return ray
+    session = Path(context.address_info["session_dir"])
+    if address is None:
+        ray_files.mark(session)
+    return ray, session
 
 
 def _resolve(address: str) -> str:

@@ -1,5 +1,6 @@
 """Tables and lines of `python -m cluster.runs`."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _lines(run: RunState) -> list[tuple[str, str]]:
     if run.start:
         lines += [
             ("started", f"{run.start['started']} on {run.start['host']}, pid {run.start['pid']}"),
-            ("command", " ".join(run.start["command"])),
+            ("command", shlex.join(run.start["command"])),
             ("commit", run.start["commit"] or "no checkout"),
         ]
         lines += [("", f"{one['name']}: {one['device']} on {one['node']}") for one in run.start["columns"]]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import RunConsole, clock, errors_table, print_plan
@@ -51,7 +52,7 @@ def run_training(
     if dataset is None:
         raise UserError(
             f"no data set at {config.data.path}; make one with "
-            f"`python -m cluster.prepare folder SOURCE --out {config.data.path}`, or set data.path"
+            f"`python -m cluster.prepare folder SOURCE --out {quote(config.data.path)}`, or set data.path"
         )
     _check_profile(plan)
     if not check_only and _complete(run, plan):
@@ -165,9 +166,9 @@ def _summary(run: RunFolder, result: dict[str, Any]) -> None:
             *(total_lines(result["spent"], result["seconds"]) if "spent" in result else ()),
             ("log", str(run.log)),
             ("checkpoint", run.newest_in_words()),
-            ("TensorBoard", f"tensorboard --logdir {run.events}"),
+            ("TensorBoard", f"tensorboard --logdir {quote(str(run.events))}"),
             ("config", str(run.path / "config.yaml")),
-            ("evaluate", f"python -m cluster.evaluate {run.path}"),
+            ("evaluate", f"python -m cluster.evaluate {quote(str(run.path))}"),
         ]
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from alexnet.network import AlexNet
@@ -54,7 +55,7 @@ def newest_of_run(
     if found is None:
         raise UserError(
             f"there is no checkpoint at {open_store(place).name}; train the run first: "
-            f"python -m cluster.train {run / 'config.yaml'}"
+            f"python -m cluster.train {quote(str(run / 'config.yaml'))}"
         )
     return found
 

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from cluster.cpus import usable_cpus
 from cluster.failures import RunFailed
 from configs.errors import UserError
 from configs.loader import load
@@ -39,7 +40,7 @@ def calibrate(file: Path, *, images: int = IMAGES, settings: tuple[str, ...] = (
     """
     from cluster.benchmarks.rounds import processor
 
-    cores = cores or os.cpu_count() or 1
+    cores = cores or usable_cpus()
     guess = load_machine("cpu")
     _check_writable(file)
     print(f"measuring {cores} core(s) of {processor()}: each part of a step", file=sys.stderr, flush=True)

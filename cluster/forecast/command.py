@@ -1,12 +1,12 @@
 """`python -m cluster.train --plan`: what would run, how fast, how long and for how much. Starts nothing, and needs no Ray."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.auto import NodeDevices
 from cluster.console import print_plan
+from cluster.cpus import usable_cpus
 from cluster.dataset import dataset_size
 from cluster.devices import local_gpus
 from cluster.forecast.model import Forecast, forecast
@@ -128,7 +128,7 @@ def _forecast(plan: Plan, machine: Machine) -> tuple[Plan, Forecast]:
 
 def _these_cpus() -> Machine:
     """As the built-in description, with this computer's number of cores: a guess until it is measured."""
-    there = os.cpu_count() or 1
+    there = usable_cpus()
     source = "measured on another machine; --calibrate FILE.yaml measures this one"
     machine = load_machine("cpu")
     return replace(machine, measured=False, source=source, devices_per_node=there, cpus_per_node=there)
@@ -141,4 +141,4 @@ def _this_gpu() -> Machine | None:
     known = next((name for name in built_in_machines() if name in here.replace(" ", "")), None)
     if known is None:
         return None
-    return replace(load_machine(known), devices_per_node=local_gpus(), cpus_per_node=os.cpu_count() or 1)
+    return replace(load_machine(known), devices_per_node=local_gpus(), cpus_per_node=usable_cpus())

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from cluster.console import print_plan
@@ -82,7 +83,7 @@ class Ablations:
             raise UserError(
                 f"no data set at {config.data.path}; make it, from Tiny ImageNet for example, with "
                 f"`python -m cluster.prepare tiny-imagenet --classes {config.network.classes} --out "
-                f"{config.data.path}`, or set data.path"
+                f"{quote(config.data.path)}`, or set data.path"
             )
         return make_plan(config, 0, size).program().total_steps
 

@@ -8,6 +8,7 @@ how the training error is counted: as it is while the epoch is trained, from the
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.table import Table
@@ -74,7 +75,7 @@ def run_figure1(wanted: Figure1, *, plan_only: bool = False) -> int:
     _say_plan(wanted)
     if dataset_size(config) is None:
         raise UserError(
-            f"no data set at {config.data.path}; make it with `python -m cluster.prepare cifar10 --out {config.data.path} "
+            f"no data set at {config.data.path}; make it with `python -m cluster.prepare cifar10 --out {quote(config.data.path)} "
             "--encoding raw`, or set data.path"
         )
     if plan_only:
