@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.entry import run_entry
 from cluster.options import command_parser
+from cluster.paths import check_file
 from configs.errors import UserError
 
 EXAMPLES = """\
@@ -78,6 +79,8 @@ def _run(
     wanted: list[str], kinds: dict[str, Callable[[], dict[str, Any]]], machine: dict[str, str], file: str | None
 ) -> int:
     figures: dict[str, Any] = {}
+    if file:
+        check_file(file, "--json")
     for what in wanted:
         figures[what] = kinds[what]()
         if file:  # after each, lest a later one that fails take the others along

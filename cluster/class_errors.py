@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import print_table
+from cluster.paths import check_file
 from configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def check_picture(path: Path) -> None:
     """Raises UserError if a PNG cannot go there; before anything long."""
     if path.suffix != ".png":
         raise UserError(f"--confusion {path} must end in .png")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--confusion {path} cannot be written: there is no folder {path.parent}")
+    check_file(path, "--confusion")
 
 
 def draw_confusion(names: Sequence[str], taken_CC: "NDArray[np.int64]", path: Path) -> None:

@@ -18,7 +18,8 @@ from cluster.cpus import usable_cpus
 from cluster.dataset import check_classes
 from cluster.evaluations import ERRORS, keep
 from cluster.network import LoadedNetwork, find_run, load_run
-from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
+from cluster.paths import check_file
+from cluster.prediction import MOST_THREADS, ahead, write_json
 from cluster.settings import overrides
 from configs.errors import UserError
 from configs.loader import load
@@ -54,7 +55,7 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
     """
     weights = _weights(wanted.weights, len(runs))
     if wanted.json_file is not None:
-        check_json_file(wanted.json_file)
+        check_file(wanted.json_file, "--json")
     if wanted.confusion is not None:
         check_picture(wanted.confusion)
     configs = [load(find_run(run)[0] / "config.yaml", settings) for run in runs]

@@ -12,8 +12,8 @@ from cluster.evaluations import ERRORS, keep
 from cluster.failures import RunFailed
 from cluster.network import facts_of, find_checkpoint, find_run
 from cluster.outcomes import Failure, Stopped
+from cluster.paths import check_file
 from cluster.plan import local_cpus, plan_before_joining
-from cluster.prediction import check_json_file
 from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import cluster_address, ray_session
 from cluster.settings import overrides
@@ -39,7 +39,7 @@ def run_evaluation(
     Raises UserError for wrong input, RunFailed if it could not go on, Interrupted if it was stopped at once.
     """
     if json_file is not None:
-        check_json_file(json_file)
+        check_file(json_file, "--json")
     run, itself = find_run(folder)
     config = load(run / "config.yaml", settings)
     # A short job: its dashboard would take longer to start than the job runs.

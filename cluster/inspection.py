@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.console import progress
 from cluster.cpus import usable_cpus
+from cluster.paths import check_file
 from configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ def show_stats(folder: Path, *, sheet: Path | None, config: str | None, samples:
     """
     from workers.data.manifest import Manifest
 
+    if sheet is not None:
+        check_file(sheet, "--sheet")
     manifest = Manifest.load(folder)
     found = _contents(folder, manifest)
     if as_json:

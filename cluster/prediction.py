@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from cluster.console import progress
 from cluster.cpus import usable_cpus
 from cluster.network import Device, LoadedNetwork, load_network
+from cluster.paths import check_file
 from configs.errors import UserError
 from workers import json_lines
 
@@ -50,7 +51,7 @@ def run_prediction(
     if json_file is not None and to_file:
         if not json_file.endswith(".json"):  # a picture named behind --json must not be written over
             raise UserError(f"--json {json_file} does not end in .json; put pictures before --json, or write --json=-")
-        check_json_file(json_file)
+        check_file(json_file, "--json")
     files = find_pictures(pictures)
     loaded = load_network(network, [] if data is None else [f"data.path={data}"], device=device)
     found: list[dict[str, Any]] = []
@@ -186,12 +187,6 @@ def printable(file: Path) -> str:
     from workers.data.sources.names import safe
 
     return safe(str(file))
-
-
-def check_json_file(file: str) -> None:
-    """Raises UserError if JSON cannot go there; before anything long."""
-    if not Path(file).absolute().parent.is_dir():
-        raise UserError(f"--json {file} cannot be written: there is no such folder")
 
 
 def write_json(file: str | Path, content: str) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from cluster.console import progress
 from cluster.failures import RunFailed
+from cluster.paths import check_folder
 from cluster.provenance import is_alive, note_start, read_starts
 from cluster.run_state import read_log, read_result, settings_of
 from configs.errors import UserError
@@ -86,6 +87,12 @@ class RunFolder:
                     f"{self.path} is being trained by process {start['pid']} of this machine; wait for it, stop it (kill "
                     f"{start['pid']}; it saves first), or give this run another name (name={self.config.name}-2)"
                 )
+
+    def check_writable(self) -> None:
+        """Raises UserError if it is known before that nothing can be written there."""
+        check_folder(self.path, "the run's folder")
+        if not is_url(self.checkpoints):
+            check_folder(self.checkpoints, "the checkpoints' folder")
 
     def make(self) -> None:
         """Make the folders."""

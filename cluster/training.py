@@ -11,7 +11,7 @@ from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
 from cluster.job import job_metadata
 from cluster.network import keep_facts
-from cluster.paths import absolute_location
+from cluster.paths import absolute_location, check_folder
 from cluster.plan import Plan, describe, local_cpus, plan_before_joining
 from cluster.preflight.run import plan_for_cluster, preflight, report
 from cluster.ray_session import cluster_address, ray_session
@@ -59,6 +59,9 @@ def run_training(
         return 0
     if not check_only:
         run.refuse_if_running()
+        run.check_writable()
+        if dataset.drawn_first:
+            check_folder(config.data.path, "the data set's folder")
         if not dataset.drawn_first:
             _check_start(run, run.latest())
     config = _with_first_weights(config, run)

@@ -12,6 +12,7 @@ from cluster.devices import local_gpus
 from cluster.forecast.model import Forecast, forecast
 from cluster.forecast.sweep import curves, draw, parse_range, table
 from cluster.forecast.words import forecast_lines
+from cluster.paths import check_file
 from cluster.plan import DatasetSize, Plan, describe, make_plan
 from configs.errors import UserError
 from configs.loader import load
@@ -40,6 +41,8 @@ def run_plan(config_path: str | None, settings: Iterable[str], wish: Wish) -> in
     wanted = parse_range(wish.sweep) if wish.sweep is not None else None
     if wish.plot is not None and wanted is None:
         raise UserError("--plot draws a sweep: give one, such as --sweep replicas=1..64")
+    if wish.plot is not None:
+        check_file(wish.plot, "--plot")
     machine = described(wish)
     size = dataset_size(config)
     if wanted is None:

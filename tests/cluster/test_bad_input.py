@@ -104,6 +104,22 @@ def test_a_plan_takes_no_option_that_it_would_ignore(capsys: pytest.CaptureFixtu
     assert f"{option[0]}: not with --plan" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["data.path=file/data"], "the data set's folder file/data cannot be written: "),
+        (["runs_folder=file"], "the run's folder file/small cannot be written: "),
+        (["checkpoint.folder=file/a"], "the checkpoints' folder "),
+    ],
+)
+def test_what_will_be_written_is_looked_at_before_pictures_are_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert told in refused(capsys, [str(SMALL), *settings])
+
+
 def test_evaluate_of_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "is not the folder of a run" in refused(capsys, [str(tmp_path)], module=evaluate)
     file = tmp_path / "file"
@@ -119,7 +135,7 @@ def test_evaluate_knows_beforehand_that_json_has_nowhere_to_go(
     capsys: pytest.CaptureFixture[str], undisturbed: Run, tmp_path: Path
 ) -> None:
     told = refused(capsys, [str(undisturbed.folder), "--json", str(tmp_path / "none" / "a.json")], module=evaluate)
-    assert "there is no such folder" in told
+    assert "there is no folder" in told
 
 
 def test_checkpoint_of_another_network(undisturbed: Run, folder: Path) -> None:

@@ -42,7 +42,12 @@ def test_a_path_with_blanks_and_parentheses_and_nothing_left_behind(place: Path)
 
 @pytest.mark.parametrize(
     ("pid", "marked", "days", "stays"),
-    [(2**22 + 1, True, 8, False), (2**22 + 1, True, 6, True), (2**22 + 1, False, 8, True), (os.getpid(), True, 8, True)],
+    [
+        (2**22 + 1, True, 8, False),
+        (2**22 + 1, True, 6, True),
+        (2**22 + 1, False, 8, True),
+        (os.getpid(), True, 8, True),
+    ],
 )
 def test_old_sessions_of_ours_go(place: Path, pid: int, marked: bool, days: int, stays: bool) -> None:
     session = place / f"session_2026-11-30_05-55-19_990348_{pid}"
