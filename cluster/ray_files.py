@@ -1,6 +1,7 @@
 """What a Ray that was started here leaves in its temporary folder: a folder per session, hundreds of kB even of a short one."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -30,7 +31,7 @@ def remove(session: Path) -> None:
 
 def sweep(folder: Path | None = None) -> None:
     """Remove our old sessions whose process is gone. folder: of all sessions (default: Ray's)."""
-    folder = folder or Path(tempfile.gettempdir(), "ray")
+    folder = folder or Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
     with contextlib.suppress(OSError):
         for file in folder.glob(f"session_*_*/{MARK}"):
             pid = file.parent.name.rpartition("_")[2]  # of the process that started it

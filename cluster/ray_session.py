@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,11 @@ def _connect(
         )
     except ConnectionError as error:
         raise _no_cluster(address, error) from None
+    except Exception as error:  # Ray's errors here are of many kinds, bare Exception among them
+        ray.shutdown()
+        if address is not None or isinstance(error, AssertionError):
+            raise
+        raise _not_started(error) from None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     if address is None and dashboard and not quiet:
@@ -171,6 +177,16 @@ def _no_cluster(address: str | None, error: Exception) -> UserError:
     told = " ".join(str(error).split())
     return UserError(
         f"no Ray cluster answers at {_named(address)} ({told}). Start one with `ray start --head`. {_way_out(address)}"
+    )
+
+
+def _not_started(error: Exception) -> UserError:
+    told = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__).strip()
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
+    return UserError(
+        f"Ray could not be started on this machine: {told}. It needs a folder ({folder}) with room in it, that you may write to, "
+        "and whose path is short, for sockets lie in it: RAY_TMPDIR=/tmp/mine names another one. Without its dashboard "
+        "(cluster.dashboard=false) it needs less"
     )
 
 
