@@ -16,14 +16,13 @@ from cluster.class_errors import check_picture, class_tables, draw_confusion
 from cluster.console import errors_table, print_plan, progress
 from cluster.cpus import usable_cpus
 from cluster.dataset import check_classes
-from cluster.evaluations import ERRORS, keep
+from cluster.evaluations import ERRORS, as_json, keep
 from cluster.network import LoadedNetwork, find_run, load_run
 from cluster.paths import check_file
 from cluster.prediction import MOST_THREADS, ahead, write_json
 from cluster.settings import overrides
 from configs.errors import UserError
 from configs.loader import load
-from workers import json_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,21 +201,17 @@ def _tell(
         print_plan([("confusion", str(wanted.confusion))])
     if wanted.json_file is None:
         return
-    content: dict[str, Any] = {
-        "views": wanted.views,
-        "data": data,
-        **ensemble.errors(),
-        "members": [
-            {"checkpoint": network.source, "updates": network.updates, "weight": weight, **tally.errors()}
-            for network, weight, tally in zip(networks, weights, members, strict=True)
-        ],
-    }
+    each = [
+        {"checkpoint": network.source, "updates": network.updates, "weight": weight, **tally.errors()}
+        for network, weight, tally in zip(networks, weights, members, strict=True)
+    ]
+    content = as_json(wanted.views, data, ensemble.errors(), each)
     if wanted.by_class:
         content["by_class"] = [
             {"class": name, **found, "most_taken_for": _named(found["most_taken_for"], manifest.classes)}
             for name, found in zip(manifest.classes, classes, strict=True)
         ]
-    write_json(wanted.json_file, json_lines.dumps(content, indent=1, ensure_ascii=False))
+    write_json(wanted.json_file, content)
 
 
 def _keep(

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ def keep(run: Path, evaluation: Mapping[str, Any]) -> None:
     """
     with contextlib.suppress(OSError):
         json_lines.append(run / FILE, {**evaluation, "time": time.time()})
+
+
+def as_json(views: int, data: str, errors: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `--json` writes. members: of each network its `checkpoint`, `updates` and `weight`, and the errors of it alone."""
+    return {"views": views, "data": data, **errors, "members": [*members]}
 
 
 def read(run: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import itertools
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -80,11 +80,11 @@ def run_prediction(
             "views": views,
             "classes": len(loaded.class_names),
         }
-        content = json_lines.dumps({**about, "pictures": found, "failed": failed}, indent=1, ensure_ascii=not to_file)
+        content = {**about, "pictures": found, "failed": failed}
         if to_file:
             write_json(json_file, content)
         else:
-            print(content, file=out)
+            print(json_lines.dumps(content, indent=1), file=out)
     if failed:
         print(f"{len(failed):,} of {len(files):,} pictures could not be read", file=sys.stderr)
     return 1 if failed else 0
@@ -189,10 +189,10 @@ def printable(file: Path) -> str:
     return safe(str(file))
 
 
-def write_json(file: str | Path, content: str) -> None:
+def write_json(file: str | Path, content: Mapping[str, Any]) -> None:
     """Raises UserError."""
     try:
-        Path(file).write_text(content, encoding="utf-8")
+        Path(file).write_text(json_lines.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--json {file} cannot be written: {error}") from None
 
