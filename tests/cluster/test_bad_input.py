@@ -79,6 +79,15 @@ def test_same_name_with_other_settings_is_refused(
     assert "train.seed: 0 then, 7 now" in told
 
 
+@pytest.mark.parametrize("setting", ["seed=1", "size=32", "train_per_class=121", "validation_per_class=20"])
+def test_pictures_drawn_otherwise_are_not_taken_for_these(
+    capsys: pytest.CaptureFixture[str], undisturbed: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.chdir(folder)
+    told = refused(capsys, [str(SMALL), "name=other", f"data.drawn_pictures.{setting}"])
+    assert "small-pictures was drawn with other settings than data.drawn_pictures has now" in told
+
+
 def test_a_refused_command_leaves_the_run_as_it_was(
     capsys: pytest.CaptureFixture[str], undisturbed: Run, folder: Path, tmp_path: Path
 ) -> None:
