@@ -43,23 +43,24 @@ def plain_module(model: AlexNet) -> torch.fx.GraphModule:
 
 
 def _modules(network: Network) -> Iterator[tuple[str, nn.Module]]:
+    """What has no weights is called by a name with _ first, as no layer is."""
     table = {layer.name: layer for layer in layers(network)}
     for number, (name, conv) in enumerate(network.convs.items()):
         yield from _convolution(network, table[name], conv, groups=1 if number == 0 else network.columns)
-    yield "flatten", nn.Flatten()
+    yield "_flatten", nn.Flatten()
     for name, dense in network.denses.items():
         yield from _dense(network, table[name])
         if not dense.linear:
-            yield f"{name}_activation", _activation(network)
+            yield f"_{name}_activation", _activation(network)
         if dense.dropout:
-            yield f"{name}_dropout", _Scale(1.0 - dense.dropout)
+            yield f"_{name}_dropout", _Scale(1.0 - dense.dropout)
     yield from _dense(network, table["classifier"])
 
 
 def _convolution(network: Network, layer: Layer, conv: Conv, groups: int) -> Iterator[tuple[str, nn.Module]]:
     """groups: of a layer that sees its own column alone."""
     if layer.overhang:
-        yield f"{layer.name}_overhang", nn.ZeroPad2d((0, layer.overhang, 0, layer.overhang))
+        yield f"_{layer.name}_overhang", nn.ZeroPad2d((0, layer.overhang, 0, layer.overhang))
     groups = 1 if conv.sees == "all" else groups
     if conv.local:
         yield layer.name, _LocalConv(layer, conv, groups)
@@ -67,7 +68,7 @@ def _convolution(network: Network, layer: Layer, conv: Conv, groups: int) -> Ite
         maps = layer.inputs * groups
         yield layer.name, nn.Conv2d(maps, conv.maps, conv.kernel, conv.stride, conv.padding, groups=groups)
     for number, step in enumerate(conv.then):
-        name = f"{layer.name}_{number}_{step}"
+        name = f"_{layer.name}_{number}_{step}"
         if step == "activation":
             yield name, _activation(network)
         elif step == "pool":
@@ -85,9 +86,9 @@ def _dense(network: Network, layer: Layer) -> Iterator[tuple[str, nn.Module]]:
     if layer.exchanges or network.columns == 1:
         yield layer.name, nn.Linear(features, layer.outputs)
         return
-    yield f"{layer.name}_apart", nn.Unflatten(1, (features * network.columns, 1))
+    yield f"_{layer.name}_apart", nn.Unflatten(1, (features * network.columns, 1))
     yield layer.name, nn.Conv1d(features * network.columns, layer.outputs, 1, groups=network.columns)
-    yield f"{layer.name}_together", nn.Flatten()
+    yield f"_{layer.name}_together", nn.Flatten()
 
 
 def _activation(network: Network) -> nn.Module:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from cluster.entry import run_entry
 from cluster.options import command_parser
+from cluster.paths import check_file
 from configs.errors import UserError
 
 EXAMPLES = """\
@@ -77,6 +79,8 @@ def _run(
     wanted: list[str], kinds: dict[str, Callable[[], dict[str, Any]]], machine: dict[str, str], file: str | None
 ) -> int:
     figures: dict[str, Any] = {}
+    if file:
+        check_file(file, "--json")
     for what in wanted:
         figures[what] = kinds[what]()
         if file:  # after each, lest a later one that fails take the others along
@@ -145,7 +149,7 @@ def _machine(arguments: list[str]) -> dict[str, str]:
         "machine": f"{platform.machine()}, {processor()}, {torch.get_num_threads()} cores seen by torch",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "command": f"python -m cluster.bench {' '.join(arguments)}",
+        "command": f"python -m cluster.bench {shlex.join(arguments)}",
     }
 
 

@@ -1,10 +1,13 @@
 """Errors by class: the worst and the best as a table, and which class is taken for which as a picture."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import print_table
+from cluster.paths import check_file
+from cluster.report.letters import drawable
 from configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,8 +58,7 @@ def check_picture(path: Path) -> None:
     """Raises UserError if a PNG cannot go there; before anything long."""
     if path.suffix != ".png":
         raise UserError(f"--confusion {path} must end in .png")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--confusion {path} cannot be written: there is no folder {path.parent}")
+    check_file(path, "--confusion")
 
 
 def draw_confusion(names: Sequence[str], taken_CC: "NDArray[np.int64]", path: Path) -> None:
@@ -80,8 +82,12 @@ def draw_confusion(names: Sequence[str], taken_CC: "NDArray[np.int64]", path: Pa
     axes.set_xlabel("taken for")
     axes.set_ylabel("true class")
     if labels:
-        axes.set_xticks(range(classes), [_short(name) for name in names], rotation=90, fontsize=7)
-        axes.set_yticks(range(classes), [_short(name) for name in names], fontsize=7)
+        shown = drawable(names)
+        axes.set_xticks(range(classes), [_short(name) for name in shown], rotation=90, fontsize=7)
+        axes.set_yticks(range(classes), [_short(name) for name in shown], fontsize=7)
+        for name, instead in zip(names, shown, strict=True):
+            if name != instead:
+                print(f"note: {instead} in {path} is {name}; no font here has its letters", file=sys.stderr)
     ticks = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
     bar = figure.colorbar(image, ax=axes, ticks=[tick**0.5 for tick in ticks], shrink=0.8)
     bar.ax.set_yticklabels([f"{tick:.0%}" for tick in ticks])

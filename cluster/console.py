@@ -15,11 +15,18 @@ from rich.table import Table
 class RunConsole:
     """Progress of a run: one live line on a terminal, plain lines elsewhere.
 
-    quiet: of all that, only notes and warnings. rich: where to (default: stdout).
+    quiet: of all that, only notes and warnings. waiting: what to say until a report comes. rich: where to (default: stdout).
     """
 
-    def __init__(self, total_steps: int, *, quiet: bool = False, rich: RichConsole | None = None) -> None:
-        self._total, self._quiet = total_steps, quiet
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        quiet: bool = False,
+        waiting: str = "waiting for the first report",
+        rich: RichConsole | None = None,
+    ) -> None:
+        self._total, self._quiet, self._waiting = total_steps, quiet, waiting
         self._rich = rich or RichConsole(highlight=False)
         self._status: Any = None
         self._first: tuple[int, float] | None = None
@@ -27,7 +34,7 @@ class RunConsole:
 
     def __enter__(self) -> "RunConsole":
         if self._rich.is_terminal and not self._quiet:
-            self._status = self._rich.status("waiting for the first report")
+            self._status = self._rich.status(self._waiting)
             self._status.start()
         return self
 

@@ -1,5 +1,6 @@
 """The data set of a run: there already, or drawn first; whether it is whole, and whether it fits the network."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ def dataset_size(config: Config) -> DatasetSize | None:
     if _is_there(config):
         manifest = load_manifest(config)
         check_fit(config, manifest)
+        if drawn is not None and manifest.source.endswith(f"/{_pictures(config).name}"):
+            _check_drawn(config)
         return DatasetSize(
             train_rows=manifest.splits["train"].rows,
             validation_rows=manifest.splits["validation"].rows,
@@ -107,16 +110,36 @@ def verify(config: Config) -> None:
             verify_checksums(folder, manifest, show)
 
 
+def _pictures(config: Config) -> Path:
+    """The folder beside the data set that its pictures are drawn into."""
+    out = Path(config.data.path)
+    return out.with_name(f"{out.name}-pictures")
+
+
+def _check_drawn(config: Config) -> None:
+    """Raises UserError if the pictures that are there were drawn with other settings."""
+    from workers.data.pictures import drawn_as
+
+    pictures, drawn = _pictures(config), config.data.drawn_pictures
+    assert drawn is not None
+    if pictures.exists() and not drawn_as(pictures, **dataclasses.asdict(drawn)):
+        raise UserError(
+            f"{pictures} was drawn with other settings than data.drawn_pictures has now; set data.path to another folder, or "
+            f"remove this one and {config.data.path}"
+        )
+
+
 def draw(config: Config, ray: Any) -> None:
     """Draw the picture set into class folders beside the data set, and prepare it like anyone's pictures."""
     from cluster.ingest import prepare
     from workers.data.pictures import draw_picture_set
     from workers.data.sources import FolderSource
 
-    drawn, out = config.data.drawn_pictures, Path(config.data.path)
+    drawn, out, pictures = config.data.drawn_pictures, Path(config.data.path), _pictures(config)
     assert drawn is not None, "asked to draw pictures that the config does not describe"
-    pictures = out.with_name(f"{out.name}-pictures")
-    if not pictures.exists():
+    if pictures.exists():
+        _check_drawn(config)
+    else:
         print(f"drawing pictures into {pictures}", file=sys.stderr, flush=True)
         with progress("drawing", unit="pictures") as show:
             draw_picture_set(

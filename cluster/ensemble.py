@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.class_errors import check_picture, class_tables, draw_confusion
 from cluster.console import errors_table, print_plan, progress
+from cluster.cpus import usable_cpus
 from cluster.dataset import check_classes
-from cluster.evaluations import ERRORS, keep
+from cluster.evaluations import ERRORS, as_json, keep
 from cluster.network import LoadedNetwork, find_run, load_run
-from cluster.prediction import MOST_THREADS, ahead, check_json_file, write_json
+from cluster.paths import check_file
+from cluster.prediction import MOST_THREADS, ahead, write_json
 from cluster.settings import overrides
 from configs.errors import UserError
 from configs.loader import load
@@ -52,7 +54,7 @@ def run_ensemble(runs: Sequence[str], settings: Sequence[str], wanted: Wanted) -
     """
     weights = _weights(wanted.weights, len(runs))
     if wanted.json_file is not None:
-        check_json_file(wanted.json_file)
+        check_file(wanted.json_file, "--json")
     if wanted.confusion is not None:
         check_picture(wanted.confusion)
     configs = [load(find_run(run)[0] / "config.yaml", settings) for run in runs]
@@ -148,7 +150,6 @@ def validation_batches(
 
     Raises UserError if an image or a shard is damaged.
     """
-    import os
 
     import numpy as np
 
@@ -165,7 +166,7 @@ def validation_batches(
             dataset.decode_into(row, image)
         return images, np.array([dataset.label(row) for row in rows], np.int64)
 
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = min(MOST_THREADS, usable_cpus())
     starts = (range(start, min(start + batch, len(dataset))) for start in range(0, len(dataset), batch))
     for _, both in ahead(read, starts, threads=threads, waiting=threads + 1):
         yield both
@@ -200,21 +201,17 @@ def _tell(
         print_plan([("confusion", str(wanted.confusion))])
     if wanted.json_file is None:
         return
-    content: dict[str, Any] = {
-        "views": wanted.views,
-        "data": data,
-        **ensemble.errors(),
-        "members": [
-            {"checkpoint": network.source, "updates": network.updates, "weight": weight, **tally.errors()}
-            for network, weight, tally in zip(networks, weights, members, strict=True)
-        ],
-    }
+    each = [
+        {"checkpoint": network.source, "updates": network.updates, "weight": weight, **tally.errors()}
+        for network, weight, tally in zip(networks, weights, members, strict=True)
+    ]
+    content = as_json(wanted.views, data, ensemble.errors(), each)
     if wanted.by_class:
         content["by_class"] = [
             {"class": name, **found, "most_taken_for": _named(found["most_taken_for"], manifest.classes)}
             for name, found in zip(manifest.classes, classes, strict=True)
         ]
-    write_json(wanted.json_file, json.dumps(content, indent=1, ensure_ascii=False))
+    write_json(wanted.json_file, content)
 
 
 def _keep(

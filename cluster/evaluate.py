@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from cluster.options import command_parser, location, number
+from cluster.options import command_parser, is_setting, location, number
 
 EXAMPLES = """\
 examples:
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     given = [*args.runs, *args.settings]
-    settings = [one for one in given if "=" in one and not Path(one).exists()]
+    settings = [one for one in given if is_setting(one)]
     runs = [one for one in given if one not in settings]
     if not runs:
         parser.error("give the folder of a run")

@@ -1,25 +1,26 @@
 """Testing a run's network: the same actors, feed and exchange as in training, on the validation set alone."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from cluster.console import RunConsole, errors_table, print_plan
 from cluster.dataset import check_classes, dataset_size, load_manifest, verify
-from cluster.evaluations import ERRORS, keep
+from cluster.evaluations import ERRORS, as_json, keep
 from cluster.failures import RunFailed
 from cluster.network import facts_of, find_checkpoint, find_run
 from cluster.outcomes import Failure, Stopped
+from cluster.paths import check_file
 from cluster.plan import local_cpus, plan_before_joining
-from cluster.prediction import check_json_file
+from cluster.prediction import write_json
 from cluster.preflight.run import plan_for_cluster, preflight
 from cluster.ray_session import cluster_address, ray_session
 from cluster.settings import overrides
 from cluster.signals import StopSignals
 from configs.errors import UserError
 from configs.loader import load
+
+HERE = ("cluster.replicas=auto", "cluster.nodes=null", "cluster.device=auto", "cluster.dashboard=false")
+"""In place of the run's: it may have been trained on other machines, and a dashboard takes longer to start than this runs."""
 
 
 def run_evaluation(
@@ -39,11 +40,9 @@ def run_evaluation(
     Raises UserError for wrong input, RunFailed if it could not go on, Interrupted if it was stopped at once.
     """
     if json_file is not None:
-        check_json_file(json_file)
+        check_file(json_file, "--json")
     run, itself = find_run(folder)
-    config = load(run / "config.yaml", settings)
-    # A short job: its dashboard would take longer to start than the job runs.
-    config = replace(config, cluster=replace(config.cluster, dashboard=False))
+    config = load(run / "config.yaml", [*HERE, *settings])
     address = cluster_address(address)
     plan = plan_before_joining(config, address, dataset_size(config))
     if plan.dataset is None or plan.dataset.drawn_first:
@@ -65,7 +64,7 @@ def run_evaluation(
             from cluster.group import WorkerGroup
             from cluster.supervisor import Supervisor
 
-            with WorkerGroup(plan, views=views) as group, RunConsole(start.step) as console:
+            with WorkerGroup(plan, views=views) as group, RunConsole(start.step, waiting="testing") as console:
                 signals.gentle = True
                 supervisor = Supervisor(
                     group,
@@ -87,10 +86,6 @@ def run_evaluation(
     keep(run, about | {key: result["errors"][key] for key in ERRORS})
     print_plan([("checkpoint", start.folder), ("data", config.data.path)])
     if json_file is not None:
-        try:
-            Path(json_file).write_text(
-                json.dumps({"checkpoint": start.folder, "views": views, **result["errors"]}, indent=1)
-            )
-        except OSError as error:
-            raise UserError(f"--json {json_file} cannot be written: {error}") from None
+        member = {"checkpoint": start.folder, "updates": start.step, "weight": 1.0, **result["errors"]}
+        write_json(json_file, as_json(views, config.data.path, result["errors"], [member]))
     return 0

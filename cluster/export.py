@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cluster.entry import run_entry
 from cluster.options import command_parser, location
+from cluster.paths import check_file
 from configs.errors import UserError
 
 EXAMPLES = """\
@@ -37,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--data", metavar="DIR", help="the data set, if the run's folder does not keep its class names")
     args = parser.parse_args(argv)
-    return run_entry(lambda: _export(args.network, args.to, overwrite=args.overwrite, data=args.data))
+    return run_entry(
+        lambda: _export(args.network, args.to, overwrite=args.overwrite, data=args.data), leaves_files=True
+    )
 
 
 def _export(source: str, to: Path, *, overwrite: bool, data: str | None) -> int:
@@ -49,8 +52,7 @@ def _export(source: str, to: Path, *, overwrite: bool, data: str | None) -> int:
         raise UserError(f"--to {to} must end in one of {', '.join(writers)}")
     if to.exists() and not overwrite:
         raise UserError(f"{to} is there already; give another name, or --overwrite")
-    if not to.absolute().parent.is_dir():
-        raise UserError(f"{to} cannot be written: there is no folder {to.parent}")
+    check_file(to, "--to")
     loaded = load_network(source, [] if data is None else [f"data.path={data}"], device="cpu")
     difference = getattr(exported, writers[to.suffix])(loaded, to)
     print(f"network      {loaded.source}, after step {loaded.updates:,}")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.failures import RunFailed
+from cluster.paths import check_folder
 from configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """Raise UserError unless a data set can be made at `out`. Changes nothing."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as --out")
+    check_folder(out, "--out")
     if not (out / UNDER_WAY).exists():
         _refuse_data_set(out, overwrite)
 

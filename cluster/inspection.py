@@ -3,7 +3,6 @@
 import contextlib
 import json
 import multiprocessing
-import os
 import re
 import signal
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import progress
+from cluster.cpus import usable_cpus
+from cluster.paths import check_file
 from configs.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def verify_dataset(folder: Path, *, decode: bool = True, workers: int | None = N
         print(f"error: {error}", file=sys.stderr)
         return 1 if (folder / MANIFEST).is_file() else 2
     problems: list[str] = []
-    reports = _check_shards(folder, manifest, decode, workers or _cpus())
+    reports = _check_shards(folder, manifest, decode, workers or usable_cpus())
     sums: PixelSums | None = None
     for split in manifest.splits.values():
         for info in split.shards:
@@ -96,10 +97,6 @@ def _pool(workers: int) -> Iterator[Callable[[list[tuple[Any, ...]]], Iterator[A
         executor.shutdown(cancel_futures=True)
 
 
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _told(report: "ShardReport") -> list[str]:
     lines = [f"{report.info.file}: {report.problem}"] if report.problem else []
     lines += [f"{report.info.file}: row {row} (key {key!r}): {what}" for row, key, what in report.rows[:NAMED_ROWS]]
@@ -142,6 +139,8 @@ def show_stats(folder: Path, *, sheet: Path | None, config: str | None, samples:
     """
     from workers.data.manifest import Manifest
 
+    if sheet is not None:
+        check_file(sheet, "--sheet")
     manifest = Manifest.load(folder)
     found = _contents(folder, manifest)
     if as_json:

@@ -22,7 +22,15 @@ def location(text: str) -> Path:
     """The one place where what people type becomes a place of files."""
     if re.match(r"[a-z][a-z0-9+.-]+://", text):
         raise argparse.ArgumentTypeError(f"{text} is an address: give a path of this machine")
-    return Path(text)
+    try:
+        return Path(text).expanduser()  # which shells leave alone behind `--out=`
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+
+
+def is_setting(word: str) -> bool:
+    """Of a command line: `key=value`, unless there is a file or folder of that name."""
+    return "=" in word and not Path(word).exists()
 
 
 def checksum(text: str) -> str:

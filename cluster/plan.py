@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster import memory
 from cluster.auto import NodeDevices, resolve_auto
+from cluster.cpus import usable_cpus
 from cluster.devices import choose_mesh, local_gpus
 from configs.geometry import Layer, layers, share
 from configs.schema import Config
@@ -120,8 +121,8 @@ class Plan:
 
     @property
     def most_checkpoints(self) -> int:
-        """That are there at a time: those that are kept, and one that is being saved."""
-        return self.config.checkpoint.keep + self.config.checkpoint.keep_best + 1
+        """That may be there at a time: those that are kept, one that is being saved, and what a crash left of another."""
+        return self.config.checkpoint.keep + self.config.checkpoint.keep_best + 2
 
     @property
     def _process_parameters(self) -> int:
@@ -169,7 +170,7 @@ def make_plan(
 
     Raises UserError if the config asks for more.
     """
-    nodes = nodes or [NodeDevices(gpus=gpus, cpus=os.cpu_count() or 1)]
+    nodes = nodes or [NodeDevices(gpus=gpus, cpus=usable_cpus())]
     config, auto = resolve_auto(config, nodes)
     mesh, why = choose_mesh(config, [node.gpus for node in nodes])
     return Plan(config=config, mesh=mesh, why=why, table=tuple(layers(config.network)), dataset=dataset, auto=auto)
@@ -186,12 +187,11 @@ def plan_before_joining(config: Config, address: str | None, dataset: DatasetSiz
 
 
 def local_cpus(plan: Plan) -> int:
-    """CPUs that a Ray started here is told to have: all there are, or what the actors ask for if that is more."""
-    there, wanted = os.cpu_count() or 1, math.ceil(plan.cpus)
+    """CPUs that a Ray started here is told to have: all that may be used, or what the actors ask for if that is more."""
+    there, built_in, wanted = usable_cpus(), os.cpu_count() or 1, math.ceil(plan.cpus)
     if wanted > there:
-        print(
-            f"note: the run asks for {wanted} CPUs and this machine has {there}; they will be shared", file=sys.stderr
-        )
+        may = f"may use {there} of this machine's {built_in}" if there < built_in else f"this machine has {there}"
+        print(f"note: the run asks for {wanted} CPUs and {may}; they will be shared", file=sys.stderr)
     return max(there, wanted)
 
 

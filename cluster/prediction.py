@@ -1,19 +1,21 @@
 """Predicting classes of picture files: found, decoded in threads ahead of use, computed in batches, printed as they come."""
 
 import itertools
-import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from cluster.console import progress
+from cluster.cpus import usable_cpus
 from cluster.network import Device, LoadedNetwork, load_network
+from cluster.paths import check_file
 from configs.errors import UserError
+from workers import json_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +51,7 @@ def run_prediction(
     if json_file is not None and to_file:
         if not json_file.endswith(".json"):  # a picture named behind --json must not be written over
             raise UserError(f"--json {json_file} does not end in .json; put pictures before --json, or write --json=-")
-        check_json_file(json_file)
+        check_file(json_file, "--json")
     files = find_pictures(pictures)
     loaded = load_network(network, [] if data is None else [f"data.path={data}"], device=device)
     found: list[dict[str, Any]] = []
@@ -78,11 +80,11 @@ def run_prediction(
             "views": views,
             "classes": len(loaded.class_names),
         }
-        content = json.dumps({**about, "pictures": found, "failed": failed}, indent=1, ensure_ascii=not to_file)
+        content = {**about, "pictures": found, "failed": failed}
         if to_file:
             write_json(json_file, content)
         else:
-            print(content, file=out)
+            print(json_lines.dumps(content, indent=1), file=out)
     if failed:
         print(f"{len(failed):,} of {len(files):,} pictures could not be read", file=sys.stderr)
     return 1 if failed else 0
@@ -112,7 +114,7 @@ def predictions(
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = min(MOST_THREADS, usable_cpus())
     decoded = ahead(decode, files, threads=threads, waiting=2 * batch)
     while some := list(itertools.islice(decoded, batch)):
         images = [pixels for _, pixels in some if not isinstance(pixels, str)]
@@ -187,16 +189,10 @@ def printable(file: Path) -> str:
     return safe(str(file))
 
 
-def check_json_file(file: str) -> None:
-    """Raises UserError if JSON cannot go there; before anything long."""
-    if not Path(file).absolute().parent.is_dir():
-        raise UserError(f"--json {file} cannot be written: there is no such folder")
-
-
-def write_json(file: str | Path, content: str) -> None:
+def write_json(file: str | Path, content: Mapping[str, Any]) -> None:
     """Raises UserError."""
     try:
-        Path(file).write_text(content, encoding="utf-8")
+        Path(file).write_text(json_lines.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--json {file} cannot be written: {error}") from None
 

@@ -7,9 +7,11 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import progress
+from cluster.cpus import usable_cpus
 from cluster.entry import run_entry
 from cluster.ingest import NAMED_BAD_IMAGES, check_output, prepare
 from cluster.options import checksum, command_parser, location, number
@@ -76,8 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.kind in ("verify", "stats"):
         return run_entry(lambda: _inspect(args))
     if args.kind == "upload":
-        return run_entry(lambda: _upload(args), if_interrupted="the same command begins again")
-    return run_entry(lambda: _run(args), if_interrupted="the same command goes on from what is there")
+        return run_entry(lambda: _upload(args), if_interrupted="the same command begins again", leaves_files=True)
+    goes_on = "the same command goes on from what is there"
+    return run_entry(lambda: _run(args), if_interrupted=goes_on, leaves_files=True)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -89,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
         if not source.splits.get("validation"):
             print("note: there are no validation images, and cluster.train needs some", file=sys.stderr)
         with ray_session(
-            cluster_address(args.address), num_cpus=args.workers, object_store_bytes=OBJECT_STORE_BYTES
+            cluster_address(args.address), num_cpus=args.workers or usable_cpus(), object_store_bytes=OBJECT_STORE_BYTES
         ) as ray:
             started = time.monotonic()
             with progress("preparing", unit="images") as on_progress:
@@ -126,7 +129,9 @@ def _upload(args: argparse.Namespace) -> int:
 
     with progress("uploading", scale=1e6, unit="MB") as show:
         upload(args.folder, args.url, overwrite=args.overwrite, progress=show)
-    print(f"uploaded    {shown(args.url)}\nnext        python -m cluster.train CONFIG data.path={shown(args.url)}")
+    print(
+        f"uploaded    {shown(args.url)}\nnext        python -m cluster.train CONFIG {quote(f'data.path={shown(args.url)}')}"
+    )
     return 0
 
 
@@ -184,7 +189,7 @@ def _summary(manifest: "Manifest", out: Path, seconds: float) -> str:
         f"on disk     {size / 1e6:,.1f} MB in {sum(len(split.shards) for _, split in splits):,} shards",
         f"time        {seconds:.1f} s, {images / max(seconds, 1e-9):,.0f} images/s",
         f"fingerprint {manifest.fingerprint}",
-        f"next        python -m cluster.train CONFIG data.path={out}",
+        f"next        python -m cluster.train CONFIG {quote(f'data.path={out}')}",
     ]
     return "\n".join(lines)
 

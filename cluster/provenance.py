@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from cluster.cpus import usable_cpus
 from workers.data.storage import without_keys_in
 
 PACKAGES = ("torch", "ray", "numpy", "pyarrow", "simplejpeg", "pillow", "safetensors", "pydantic")
@@ -89,7 +90,7 @@ def _start() -> dict[str, Any]:
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
         "system": platform.platform(),
-        "cpus": os.cpu_count(),
+        "cpus": usable_cpus(),
         "memory_bytes": psutil.virtual_memory().total,
         "commit": commit(),
         "python": platform.python_version(),

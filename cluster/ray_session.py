@@ -10,17 +10,37 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from cluster import own_ray
+from cluster import own_ray, ray_files
+from cluster.output import tell_at_once
+from cluster.signals import stop_signals
 from configs.errors import UserError
+
+ENVIRONMENT = "RAY_ADDRESS"
 
 
 def cluster_address(given: str | None) -> str | None:
-    """The cluster to join: what --address says, or RAY_ADDRESS, which is set in a Ray job; None to start a private Ray."""
-    from_environment = os.environ.get("RAY_ADDRESS", "")
-    # The commands of `ray job` take their address, with http://, from the same variable.
-    return given or (from_environment if from_environment and "://" not in from_environment else None)
+    """The cluster to join: what --address says, or RAY_ADDRESS, which is set in a Ray job; None to start a private Ray.
+
+    Raises UserError for an address that no run can be at.
+    """
+    address = given or os.environ.get(ENVIRONMENT)
+    if not address or address == "local":
+        return None
+    scheme, mark, _ = address.partition("://")
+    if scheme in ("http", "https") and not given:
+        return None  # the commands of `ray job` take their address, the dashboard's, from the same variable
+    if mark:
+        kind = (
+            "of Ray Client" if scheme == "ray" else "of the dashboard" if scheme.startswith("http") else "of no cluster"
+        )
+        raise UserError(
+            f"{_named(address)} is an address {kind}, which a run cannot join: it needs the cluster itself, as auto on one of "
+            f"its machines, or host:port (6379, as a rule; see `ray status`). {_way_out(address)}"
+        )
+    return address
 
 
 @contextlib.contextmanager
@@ -42,12 +62,22 @@ def ray_session(
     Raises UserError if no cluster answers at `address`.
     """
     with _signals_delayed():
-        ray = _connect(address, num_cpus, object_store_bytes, dashboard, metadata or {}, quiet)
+        ray, session = _connect(address, num_cpus, object_store_bytes, dashboard, metadata or {}, quiet)
+    wanted = None if address else session
     try:
         yield ray
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException:
+        if wanted is not None:
+            print(f"note: what Ray itself wrote down of this is in {wanted / 'logs'}", file=sys.stderr, flush=True)
+            wanted = None
+        raise
     finally:
         with _signals_delayed(then_raise=False):
             own_ray.end() if address is None else ray.shutdown()
+            if wanted is not None:
+                ray_files.remove(wanted)
 
 
 def start_own_ray_again() -> None:
@@ -63,7 +93,7 @@ def _connect(
     dashboard: bool,
     metadata: dict[str, str],
     quiet: bool,
-) -> Any:
+) -> tuple[Any, Path]:
     # These count only if they are set before ray is imported. No usage report leaves the machine:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # An actor's death is told in our own words, once; Ray's paragraph about it would stand beside that.
@@ -85,7 +115,7 @@ def _connect(
         # is named after the systems where this is the default.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if address is not None:
-        _check_answers(address)
+        address = _resolve(address)
     import ray
     from ray.job_config import JobConfig
 
@@ -93,6 +123,7 @@ def _connect(
     code = [str(Path(__file__).parents[1] / package) for package in ("configs", "alexnet", "workers", "cluster")]
     settings: dict[str, Any] = {"address": address, "runtime_env": {"py_modules": code, "excludes": ["__pycache__"]}}
     if address is None:
+        ray_files.sweep()
         settings = {
             # A cluster that happens to run on this machine is joined by --address only, never by accident.
             "address": "local",
@@ -100,42 +131,77 @@ def _connect(
             "object_store_memory": object_store_bytes,
             "include_dashboard": dashboard,
             "dashboard_host": "127.0.0.1",
+            "runtime_env": {},
         }
+    if quote(sys.executable) != sys.executable:
+        # Ray gives it to a shell as it is: with a blank in it no worker would ever come up.
+        settings["runtime_env"]["py_executable"] = quote(sys.executable)
 
     def start() -> Any:
         job = JobConfig(metadata=metadata)
-        return ray.init(job_config=job, logging_level=logging.WARNING, log_to_driver=False, **settings)
+        context = ray.init(job_config=job, logging_level=logging.WARNING, log_to_driver=False, **settings)
+        if address is None:
+            ray_files.mark(Path(context.address_info["session_dir"]))
+        return context
 
     try:
         context = own_ray.begin(start, num_cpus or os.cpu_count() or 1) if address is None else start()
     except ConnectionError as error:
         raise _no_cluster(address, error) from None
+    except Exception as error:  # Ray's errors here are of many kinds, bare Exception among them
+        own_ray.end() if address is None else ray.shutdown()
+        if address is not None or isinstance(error, AssertionError | UserError):
+            raise
+        raise _not_started(error) from None
     if address is None and dashboard and not quiet:
         print(f"Ray dashboard: http://{context.dashboard_url}", flush=True)
-    return ray
+    return ray, Path(context.address_info["session_dir"])
 
 
-def _check_answers(address: str) -> None:
-    """Raise UserError if nobody listens there; Ray itself would try for minutes."""
-    if address == "auto":
-        # Where Ray itself looks for "auto"; the file outlives a cluster that was killed.
-        current = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")
-        there = os.environ.get("RAY_ADDRESS") or (current.read_text().strip() if current.is_file() else "")
-        if not there:
-            raise _no_cluster(address, LookupError("none was started on this machine"))
-        address = there
-    host, _, port = address.rpartition(":")
+def _resolve(address: str) -> str:
+    """host:port, as Ray itself finds it. Raises UserError if nobody listens there; Ray would try for minutes."""
+    from ray._private.services import canonicalize_bootstrap_address, extract_ip_port
+
     try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-    except (OSError, ValueError) as error:
+        found = canonicalize_bootstrap_address(address)
+        if found is None:  # `auto`, and RAY_ADDRESS says local
+            raise LookupError("none was started on this machine")
+        place = extract_ip_port(found)
+    except (OSError, ValueError, LookupError) as error:
         raise _no_cluster(address, error) from None
+    try:
+        socket.create_connection(place, timeout=5.0).close()
+    except OSError as error:
+        # What is found for `auto` may be the place of one that was killed.
+        raise _no_cluster(address, OSError(f"{found}: {error.strerror or error}")) from None
+    return str(found)
 
 
 def _no_cluster(address: str | None, error: Exception) -> UserError:
+    told = " ".join(str(error).split())
     return UserError(
-        f"no Ray cluster answers at --address {address} ({' '.join(str(error).split())}). Start one with "
-        "`ray start --head`, or leave --address out to run on this machine alone."
+        f"no Ray cluster answers at {_named(address)} ({told}). Start one with `ray start --head`. {_way_out(address)}"
     )
+
+
+def _not_started(error: Exception) -> UserError:
+    told = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__).strip()
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
+    return UserError(
+        f"Ray could not be started on this machine: {told}. It needs a folder ({folder}) with room in it, that you may write to, "
+        "and whose path is short, for sockets lie in it: RAY_TMPDIR=/tmp/mine names another one. Without its dashboard "
+        "(cluster.dashboard=false) it needs less"
+    )
+
+
+def _named(address: str | None) -> str:
+    """By where it was given."""
+    return f"{ENVIRONMENT}={address}" if os.environ.get(ENVIRONMENT) == address else f"--address {address}"
+
+
+def _way_out(address: str | None) -> str:
+    by_environment = os.environ.get(ENVIRONMENT) == address
+    return f"{f'Unset {ENVIRONMENT}' if by_environment else 'Leave --address out'} to run on this machine alone."
 
 
 @contextlib.contextmanager
@@ -151,10 +217,10 @@ def _signals_delayed(then_raise: bool = True) -> Iterator[None]:
 
     def remember(number: int, _: object) -> None:
         if not pressed:
-            print("\nstopping, as soon as Ray lets go", file=sys.stderr, flush=True)
+            tell_at_once("\nstopping, as soon as Ray lets go")
         pressed.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, remember) for number in stop_signals()}
     try:
         yield
     finally:

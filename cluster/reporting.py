@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,7 +30,8 @@ class Reporting:
     Nothing here runs per step: only per report, and every few seconds. The log ends with how the run ended: `end` says so, or the
     exception that leaves the context.
 
-    start_step: updates made before. sinks: other people's, as `find_sinks` finds them; raises UserError if one cannot be made.
+    start_step: updates made before. changed: settings, in words, that differ from those of the last start. sinks: other people's,
+    as `find_sinks` finds them; raises UserError if one cannot be made.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Reporting:
         console: RunConsole,
         *,
         start_step: int,
+        changed: Sequence[str] = (),
         sinks: Mapping[str, MakeSink],
     ) -> None:
         self._run, self._plan, self._console = run, plan, console
-        self._step = start_step
+        self._step, self._changed = start_step, list(changed)
         self._ranks = tuple(plan.mesh.name(rank) for rank in range(plan.mesh.size))
         self._watch = Watch(_setting(plan))
         self._lock = threading.Lock()  # reports and looks come from two threads
@@ -68,6 +70,7 @@ class Reporting:
                 "batch_size": config.train.batch_size,
                 "classes": config.network.classes,
                 "ranks": self._ranks,
+                "changed": self._changed,
             }
         )
         self._looking.start()

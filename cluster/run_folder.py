@@ -1,21 +1,25 @@
 """A run's folder: its config, log, checkpoints and result; and whether a command begins, continues or has completed it."""
 
+import contextlib
 import fcntl
-import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
 from cluster.console import progress
+from cluster.failures import RunFailed
+from cluster.paths import check_folder
 from cluster.provenance import note_start
+from cluster.run_state import read_log, read_result, settings_of
 from configs.errors import UserError, about_os
 from configs.loader import parse, to_dict, to_yaml
 from configs.schema import Config
+from workers import json_lines
 from workers.checkpoint_store import keyless, place_of
 from workers.data.files import make_folder, whole_file
 from workers.data.storage import is_url
@@ -60,7 +64,7 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Of the last time that the run came to the end of its program; None if it never did."""
-        return _read_json(self.path / "result.json")
+        return read_result(self.path)
 
     def check_same_experiment(self) -> None:
         """Raises UserError if the folder holds a run with other settings that change what is learned."""
@@ -73,7 +77,7 @@ class RunFolder:
             raise UserError(
                 f"{file} is damaged ({error}); choose another name (name=...) or remove {self.path}"
             ) from None
-        changed = _changed(before, self._stored_settings())
+        changed = _changed(before, self._stored_settings(), CHANGEABLE)
         if changed:
             raise UserError(
                 f"{self.path} holds a run with other settings:\n"
@@ -108,21 +112,44 @@ class RunFolder:
         lock.flush()
         self._lock = lock
 
-    def open(self) -> None:
-        """Make the folder and hold it, and write the config and what this process runs on. Raises UserError as `hold`."""
-        try:
+    def check_writable(self) -> None:
+        """Raises UserError if it is known before that nothing can be written there."""
+        check_folder(self.path, "the run's folder")
+        if not is_url(self.checkpoints):
+            check_folder(self.checkpoints, "the checkpoints' folder")
+
+    def make(self) -> None:
+        """Make the folders, and hold the run. Raises UserError as `hold`."""
+        with self._writing():
             make_folder(self.path)
             self.hold()
             if not is_url(self.checkpoints):
                 make_folder(Path(self.checkpoints))
+
+    def open(self) -> None:
+        """Make the folders, and write the config and what this process runs on. From here on later commands, and those that
+        only read, take the run as it is now: nothing may be refused any more."""
+        self.make()
+        with self._writing():
             # Whoever has a key for a URL gives it again; a folder that is passed on should not.
             with whole_file(self.path / "config.yaml") as file:
                 file.write(to_yaml(keyless(self.config)).encode())
             note_start(self.path)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(
                 f"the run's folder {self.path}, or that of its checkpoints, cannot be written: {error}"
             ) from None
+
+    def changes(self) -> list[str]:
+        """Settings that differ from those of the last start, none of which changes what is learned but for rounding."""
+        with contextlib.suppress(UserError):
+            return [line.strip() for line in _changed(settings_of(self.path), self._stored_settings(), ())]
+        return []
 
     def latest(self) -> "Checkpoint | None":
         """The newest committed checkpoint, by its state file alone.
@@ -155,11 +182,7 @@ class RunFolder:
         return self.saved or max((str(entry["folder"]) for entry in self._logged("checkpoint")), default=None)
 
     def _logged(self, kind: str) -> list[dict[str, Any]]:
-        try:
-            lines = self.log.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return []
-        return [entry for entry in map(_parsed, lines) if entry.get("kind") == kind]
+        return [report for report in read_log(self.log) if report["kind"] == kind]
 
     def next_attempt(self) -> int:
         """Its number, from 1: one that was never used, neither in the log nor beside the checkpoints."""
@@ -197,7 +220,7 @@ class RunFolder:
 
     def _refuse_other_experiment(self, found: "Checkpoint") -> None:
         # Where the first weights came from is of no account any more, and what is stored is the very checkpoint.
-        changed = _changed(found.state.get("config"), self._stored_settings(), "name", "train.init_from")
+        changed = _changed(found.state.get("config"), self._stored_settings(), (*CHANGEABLE, "name", "train.init_from"))
         if changed:
             raise UserError(
                 f"{found.folder} belongs to a run with other settings:\n"
@@ -220,8 +243,14 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         temporary = self.path / "result.tmp"
-        temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        temporary.replace(self.path / "result.json")
+        try:
+            temporary.write_text(json_lines.dumps(result, indent=1), encoding="utf-8")
+            temporary.replace(self.path / "result.json")
+        except OSError as error:
+            raise RunFailed(
+                f"the run has come to its end and is saved, but {self.path / 'result.json'} could not be written "
+                f"({error.strerror}); make room there, and the same command writes it"
+            ) from None
 
 
 def _read_holder(lock: IO[str]) -> str:
@@ -234,14 +263,13 @@ def _read_holder(lock: IO[str]) -> str:
     return "another process"
 
 
-def _changed(before: Any, after: Mapping[str, Any], *also_changeable: str) -> list[str]:
-    """Lines about the settings that differ and change what is learned; none if it is not known what they were before."""
+def _changed(before: Any, after: Mapping[str, Any], changeable: tuple[str, ...]) -> list[str]:
+    """Lines about the settings that differ, other than these; none if it is not known what they were before."""
     if not before:
         return []
     # Settings that an older version did not know had the default's effect.
     known, _ = parse(before) if isinstance(before, Mapping) else (None, [])
     then, now = _flat(to_dict(known) if known else before), _flat(after)
-    changeable = (*CHANGEABLE, *also_changeable)
     return [
         f"  {key}: {then.get(key)!r} then, {now.get(key)!r} now"
         for key in sorted({*then, *now})
@@ -257,20 +285,3 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
         for key, below in data.items()
         for path, value in _flat(below, f"{prefix}.{key}" if prefix else str(key)).items()
     }
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """A line of the log; the last one may be cut off."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) else {}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

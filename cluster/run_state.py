@@ -8,9 +8,7 @@ In this order, the first that applies:
  5. failed: its process is gone without a word.
 """
 
-import json
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +17,7 @@ import yaml
 
 from cluster.provenance import is_alive, read_starts
 from configs.errors import UserError
+from workers import json_lines
 from workers.checkpoint_store import place_in
 from workers.data.storage import is_url
 
@@ -121,8 +120,8 @@ def _judge(run: RunState, longest_gap: float, now: float) -> tuple[State, str]:
         return "running", "" if run.train else "starting"
     if run.end:
         return ENDED[run.end["ended"]], run.end["why"]
-    result = _result_step(run.path)
-    if result is not None and result >= run.step:
+    result = read_result(run.path)
+    if result is not None and result.get("step", -1) >= run.step:
         return "complete", ""
     silent = now - (run.last_seconds or 0.0)
     if alive is None and silent < max(LATELY_SECONDS, 5 * longest_gap):
@@ -136,31 +135,17 @@ def _judge(run: RunState, longest_gap: float, now: float) -> tuple[State, str]:
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
-    """What can be read; a line that was being written when the machine went down cannot."""
-    if not log.is_file():
-        return []
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        return parse_log(lines)
+    """All reports that can be read."""
+    return [report for report in json_lines.read(log) if "kind" in report]
 
 
-def parse_log(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The reports among the lines of a log."""
-    found = []
-    for line in lines:
-        try:
-            report = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(report, dict) and "kind" in report:
-            found.append(report)
-    return found
-
-
-def _result_step(path: Path) -> int | None:
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A run's `result.json`; None if it has not come to its end, or that cannot be read."""
     try:
-        return int(json.loads((path / "result.json").read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json_lines.loads((path / "result.json").read_bytes())
+    except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def settings_of(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Tables and lines of `python -m cluster.runs`."""
 
-import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from cluster.console import clock, errors_line, print_plan, print_table
 from cluster.run_state import RunState, find_runs, read_run, settings_of
 from cluster.totals import total_lines
 from configs.errors import UserError
+from workers import json_lines
 from workers.data.storage import is_url
 
 SAID = 5
@@ -22,7 +23,7 @@ def list_runs(folder: str, *, as_json: bool) -> int:
     runs = [read_run(path) for path in find_runs(Path(folder))]
     if as_json:
         for run in runs:
-            print(json.dumps(run.as_json()))
+            print(json_lines.dumps(run.as_json()))
         return 0
     if not runs:
         print(f"no runs in {folder}; `python -m cluster.train` makes one")
@@ -47,7 +48,7 @@ def show_run(name: str, *, as_json: bool) -> int:
         raise UserError(f"there is no run {name} here, nor in runs/; `python -m cluster.runs` lists runs")
     run = read_run(path)
     if as_json:
-        print(json.dumps({**run.as_json(), "config": settings_of(path)}, indent=1))
+        print(json_lines.dumps({**run.as_json(), "config": settings_of(path)}, indent=1))
     else:
         print_plan(_lines(run))
     return 0
@@ -59,7 +60,7 @@ def _lines(run: RunState) -> list[tuple[str, str]]:
     if run.start:
         lines += [
             ("started", f"{run.start['started']} on {run.start['host']}, pid {run.start['pid']}"),
-            ("command", " ".join(run.start["command"])),
+            ("command", shlex.join(run.start["command"])),
             ("commit", run.start["commit"] or "no checkout"),
         ]
         lines += [("", f"{one['name']}: {one['device']} on {one['node']}") for one in run.start["columns"]]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.report.letters import font_of
 from configs.errors import UserError
 from configs.loader import load
 from configs.schema import Augment
@@ -144,6 +145,11 @@ def _text(draw: "ImageDraw.ImageDraw", x: int, y: int, text: str, end: int) -> N
     from PIL import ImageFont
 
     font = ImageFont.load_default(TEXT)
+    if not text.isascii():
+        if found := font_of(text):
+            font = ImageFont.truetype(found[1], TEXT)
+        else:
+            text = text.encode("ascii", "backslashreplace").decode()
     while draw.textlength(text, font) > end - x and len(text) > 1:
         text = text[:-1]
     draw.text((x, y), text, fill="black", font=font)

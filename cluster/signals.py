@@ -8,6 +8,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from cluster.output import tell_at_once
+
 
 class Interrupted(KeyboardInterrupt):
     """A stop signal that was not, or could not be, obeyed gently. `number`: of the signal."""
@@ -17,8 +19,14 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+def stop_signals() -> list[int]:
+    """Those that stop a run: Ctrl-C, `kill`, and the end of the terminal, unless the run was started to outlive it (nohup)."""
+    outlives = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if outlives else [signal.SIGHUP])]
+
+
 class StopSignals:
-    """While open, SIGINT and SIGTERM raise Interrupted, or only set `requested` while `gentle` is True.
+    """While open, `stop_signals` raise Interrupted, or only set `requested` while `gentle` is True.
 
     Set `gentle` when there is something to stop gently.
     """
@@ -30,7 +38,7 @@ class StopSignals:
         self._ending: threading.Timer | None = None
 
     def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             self._before[number] = signal.signal(number, self._received)
         return self
 
@@ -60,9 +68,11 @@ class StopSignals:
         os._exit(128 + (self.requested or signal.SIGINT))
 
     def _received(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.requested is not None:
+            return  # a terminal that closes says so twice, itself and through the shell: nobody is in a hurry
         if self.gentle and self.requested is None:
             self.requested = number
-            print("\nstopping after this step; again to stop at once", file=sys.stderr, flush=True)
+            tell_at_once("\nstopping after this step; again to stop at once")
             return
         self.requested = number
         raise Interrupted(number)

@@ -5,7 +5,6 @@ The log alone is tried again with each report: it is what tells later commands o
 
 import contextlib
 import importlib
-import json
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from configs.errors import UserError
+from workers.json_lines import append
 
 CLOSE_SECONDS = 10.0
 """How long the end of a run waits for a sink to take what it has not taken yet."""
@@ -20,11 +20,16 @@ MOST_WAITING = 1000
 """Reports that may wait for one sink."""
 
 
+KINDS = (
+    "start", "attempt", "train", "evaluation", "checkpoint", "profile", "warning", "verdict", "failure", "restart", "end",
+)  # fmt: skip
+
+
 class Sink(Protocol):
     """What a run's reports are given to, in order. Any exception means that this sink wants no more of them.
 
-    A report is a dictionary that JSON can express. Always there are `kind` (start, train, evaluation, checkpoint, profile,
-    warning, verdict, restart or end), `step` (updates made) and `time` (seconds since 1970).
+    A report is a dictionary that JSON can express, but for numbers that are none (a loss of NaN). Always there are `kind`, one of
+    `KINDS`, `step` (updates made) and `time` (seconds since 1970).
     """
 
     def report(self, report: dict[str, Any]) -> None: ...
@@ -40,12 +45,8 @@ class JsonLines:
         self._missed = 0
 
     def report(self, report: dict[str, Any]) -> None:
-        line = json.dumps(report) + "\n"
         try:
-            # Opened each time, so that the folder may be moved, and a full disk that has room again is noticed.
-            with self._file.open("a", encoding="utf-8") as file:
-                # What a full disk took of a line is a line of its own, which readers pass over.
-                file.write("\n" + line if self._missed else line)
+            append(self._file, report)
         except OSError as error:
             self._missed += 1
             if self._missed == 1:

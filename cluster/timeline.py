@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     from cluster.entry import run_entry
     from cluster.timeline_picture import draw_timeline
 
-    return run_entry(lambda: draw_timeline(args.run, args.out, args.step))
+    return run_entry(lambda: draw_timeline(args.run, args.out, args.step), leaves_files=True)
 
 
 if __name__ == "__main__":

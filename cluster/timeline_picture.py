@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.paths import check_file
 from cluster.traces import COLLECTIVES, FILE
 from configs.errors import UserError
 
@@ -46,6 +47,7 @@ class Lane:
 
 def draw_timeline(run: str, out: str, step: int | None) -> int:
     """Draw a step of the run in folder `run`; returns the exit code. Raises UserError if there is no trace, or no such step."""
+    check_file(out, "--out")
     processes = read_trace(Path(run))
     begin, end, step = find_step(processes, step)
     lanes = lanes_of(processes)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from cluster.options import command_parser, location, number
+from cluster.options import command_parser, is_setting, location, number
 
 EXAMPLES = """\
 examples:
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     config, settings = args.config, args.settings
-    if config is not None and "=" in config:
+    if config is not None and is_setting(config):
         config, settings = None, [config, *settings]
 
     from cluster.entry import run_entry
@@ -55,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.plan:
         from cluster.forecast.command import Wish, run_plan
 
+        others = {"--check": args.check, "--address": args.address, "--quiet": args.quiet, "--sink": args.sink}
+        if given := [option for option, value in others.items() if value]:
+            parser.error(f"{' and '.join(given)}: not with --plan, which needs no Ray and starts nothing")
         wish = Wish(
             machine=args.machine, devices=args.devices, calibrate=args.calibrate, sweep=args.sweep, plot=args.plot
         )
@@ -71,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
             address=args.address,
             quiet=args.quiet,
             sinks=args.sink,
-        )
+        ),
+        leaves_files=not args.check,
     )
 
 

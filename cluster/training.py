@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import RunConsole, clock, errors_table, print_plan
@@ -10,7 +11,7 @@ from cluster.dataset import dataset_size, draw, load_manifest, verify
 from cluster.failures import RunFailed
 from cluster.job import job_metadata
 from cluster.network import keep_facts
-from cluster.paths import absolute_location
+from cluster.paths import absolute_location, check_folder
 from cluster.plan import Plan, describe, local_cpus, plan_before_joining
 from cluster.preflight.run import plan_for_cluster, preflight, report
 from cluster.ray_session import cluster_address, ray_session
@@ -51,13 +52,18 @@ def run_training(
     if dataset is None:
         raise UserError(
             f"no data set at {config.data.path}; make one with "
-            f"`python -m cluster.prepare folder SOURCE --out {config.data.path}`, or set data.path"
+            f"`python -m cluster.prepare folder SOURCE --out {quote(config.data.path)}`, or set data.path"
         )
     _check_profile(plan)
     if not check_only and _complete(run, plan):
         return 0
     if not check_only:
         run.hold()
+        run.check_writable()
+        if dataset.drawn_first:
+            check_folder(config.data.path, "the data set's folder")
+        if not dataset.drawn_first:
+            _check_start(run, run.latest())
     config = _with_first_weights(config, run)
     plan = replace(plan, config=replace(plan.config, train=config.train))
     others = find_sinks(sinks)
@@ -91,21 +97,20 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
     from cluster.reporting import Reporting
 
     newest = run.latest()  # what it goes on from is settled when the actors are there
-    run.open()
     _check_start(run, newest)
+    console = RunConsole(plan.program().total_steps, quiet=quiet)
+    whole = plan.with_replicas(plan.config.cluster.replica_count)
+    run.make()
+    first_step, changed = newest.step if newest else 0, run.changes()
+    reporting = Reporting(run, whole, console, start_step=first_step, changed=changed, sinks=sinks)
+    # Whatever can be refused has been: from here on the run is another one.
+    run.open()
     _say_profile(run, newest)
     keep_facts(run.path, run.config)
     started = time.monotonic()
-    with (
-        RunConsole(plan.program().total_steps, quiet=quiet) as console,
-        Reporting(
-            run,
-            plan.with_replicas(plan.config.cluster.replica_count),
-            console,
-            start_step=newest.step if newest else 0,
-            sinks=sinks,
-        ) as reporting,
-    ):
+    with console, reporting:
+        if changed:
+            console.note(f"note: since its last start, this run has other settings: {'; '.join(changed)}")
         if run.config.compute.fused or run.config.compute.compile:
             console.message("compiling; the first start on a machine takes a minute or so for it")
         attempts = Attempts(run, plan, signals, console, reporting, run.next_attempt())
@@ -127,6 +132,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
         return 128 + (signals.requested or 0)
     result = {
         "step": outcome.results[0]["step"],
+        "first_step": first_step,
         "validation": outcome.results[0]["errors"],
         "train": console.last_train,
         "seconds": time.monotonic() - started,
@@ -135,8 +141,10 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
         "spent": reporting.totals.as_json(),
         "feeds": attempts.feed_counts,
     }
-    run.write_result(result)
-    _summary(run, result)
+    try:
+        run.write_result(result)
+    finally:
+        _summary(run, result)
     return 0
 
 
@@ -161,15 +169,21 @@ def _summary(run: RunFolder, result: dict[str, Any]) -> None:
     errors_table(rows)
     print_plan(
         [
-            ("steps", f"{result['step']:,} in {clock(result['seconds'])}"),
+            ("steps", _steps(result)),
             *(total_lines(result["spent"], result["seconds"]) if "spent" in result else ()),
             ("log", str(run.log)),
             ("checkpoint", run.newest_in_words()),
-            ("TensorBoard", f"tensorboard --logdir {run.events}"),
+            ("TensorBoard", f"tensorboard --logdir {quote(str(run.events))}"),
             ("config", str(run.path / "config.yaml")),
-            ("evaluate", f"python -m cluster.evaluate {run.path}"),
+            ("evaluate", f"python -m cluster.evaluate {quote(str(run.path))}"),
         ]
     )
+
+
+def _steps(result: dict[str, Any]) -> str:
+    """Seconds are those of the command that came to the end, which may have made some of the steps."""
+    first, last = result.get("first_step", 0), result["step"]
+    return f"{last:,}{f', the last {last - first:,} of them' if first else ''} in {clock(result['seconds'])}"
 
 
 def _check_start(run: RunFolder, start: "Checkpoint | None") -> None:

@@ -1,6 +1,7 @@
 """Combinations that the types cannot rule out, each with its path and what to change."""
 
 import itertools
+import operator
 import re
 from collections.abc import Iterable, Iterator
 
@@ -10,10 +11,34 @@ from configs.schema import Config, DiscreteExponentialSchedule, Network, Plateau
 MOST_PROFILED_STEPS = 20
 """A trace of a step takes some hundreds of kB, and a browser shows no more than some hundreds of MB."""
 
+PLACES = ("runs_folder", "data.path", "data.cache_folder", "checkpoint.folder", "train.init_from")
+"""Settings that are folders, or URLs."""
+TAKEN = {
+    "T_destination", "add_module", "add_submodule", "append", "apply", "bfloat16", "buffers", "call_super_init",
+    "children", "clear", "code", "compile", "cpu", "cuda", "delete_all_unused_submodules", "delete_submodule",
+    "double", "dump_patches", "eval", "extend", "extra_repr", "float", "forward", "get_buffer", "get_extra_state",
+    "get_parameter", "get_submodule", "graph", "half", "insert", "ipu", "items", "keys", "load_state_dict", "meta",
+    "modules", "mtia", "named_buffers", "named_children", "named_modules", "named_parameters", "parameters", "pop",
+    "print_readable", "recompile", "register_backward_hook", "register_buffer", "register_forward_hook",
+    "register_forward_pre_hook", "register_full_backward_hook", "register_full_backward_pre_hook",
+    "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_module",
+    "register_parameter", "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_",
+    "set_extra_state", "set_submodule", "shape_env", "share_memory", "state_dict", "to", "to_empty", "to_folder",
+    "train", "training", "type", "update", "values", "xpu", "zero_grad",
+}  # fmt: skip
+"""Names that torch's modules have for themselves: no part of one, in training or exported, can be called so."""
+
 
 def impossible_combinations(config: Config) -> list[tuple[str, str]]:
     """(path, what is wrong and what to change) for everything that cannot be run."""
-    return [*_network(config.network), *_training(config), *_schedule(config), *_augment(config)]
+    return [*_places(config), *_network(config.network), *_training(config), *_schedule(config), *_augment(config)]
+
+
+def _places(config: Config) -> Iterator[tuple[str, str]]:
+    for path in PLACES:
+        place = operator.attrgetter(path)(config)
+        if place is not None and place.startswith("~"):  # what the loader could not replace
+            yield path, f"{place} begins with a home folder that this system does not know; write the folder out"
 
 
 def _network(network: Network) -> Iterator[tuple[str, str]]:
@@ -30,6 +55,11 @@ def _network(network: Network) -> Iterator[tuple[str, str]]:
                 yield (
                     f"network.{section}.{name}",
                     "is no name for a layer; take letters, digits and _, a letter first, and no _lrn or _dropout last",
+                )
+            elif name in TAKEN:
+                yield (
+                    f"network.{section}.{name}",
+                    "is a name that torch's modules have for themselves; take another one",
                 )
     uneven = False
     for name, conv in network.convs.items():

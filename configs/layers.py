@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from configs.sections import Count, Field, Fraction, Natural, Positive, Section
+from configs.sections import Count, Field, Finite, Fraction, Natural, Positive, Section
 
 Step = Literal["activation", "lrn", "spatial_lrn", "pool"]
 Sees = Literal["column", "all"]
@@ -52,7 +52,7 @@ class Conv(Section):
     """What is applied to the output, in this order."""
     init_std: Positive = 0.01
     """Weights start from a normal distribution with mean 0 and this standard deviation."""
-    init_bias: float = 0.0
+    init_bias: Finite = 0.0
     local: bool = False
     """Locally connected: every position has weights and biases of its own (cuda-convnet's `local`). Such a layer sees the
     image or its own column only."""
@@ -70,7 +70,7 @@ class Dense(Section):
     """Probability that a unit is silent in training. Units are not rescaled then; in testing all are multiplied by
     1 - dropout [P 4.2]."""
     init_std: Positive = 0.01
-    init_bias: float = 0.0
+    init_bias: Finite = 0.0
     linear: bool = False
     """No activation, as the 1,024 units per column before the authors' 21,843 classes (layers-146-2011.cfg)."""
 
@@ -80,7 +80,7 @@ class Classifier(Section):
     """The last layer. It sees every column; its classes are split over the columns."""
 
     init_std: Positive = 0.01
-    init_bias: float = 0.0
+    init_bias: Finite = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

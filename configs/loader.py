@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import difflib
 import json
+import os
 import re
 import types
 import typing
@@ -15,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from configs import schema
-from configs.checks import impossible_combinations
+from configs.checks import PLACES, impossible_combinations
 from configs.errors import UserError
 
 BUILT_IN = Path(__file__).parent
@@ -74,6 +75,7 @@ def parse(data: Mapping[str, Any]) -> tuple[schema.Config | None, list[str]]:
     """A config from plain data, and all problems found in it. The config is None only if there is a problem."""
     adapter = TypeAdapter(schema.Config)
     data = _without_removed_layers(data)
+    _expand_home(data)
     try:
         config = adapter.validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
@@ -179,10 +181,13 @@ def _override(data: dict[str, Any], override: str) -> str | None:
     keys = path.split(".")
     if not equals or not all(keys):
         return f"{override}: an override looks like train.epochs=3"
-    try:
-        value = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError:
-        return f"{override}: the value is not valid YAML"
+    value: Any = text
+    # What is text stays as it was typed, also where YAML would find a number, a time or a comment in it.
+    if not _is_text(keys) or text.startswith(("'", '"')) or text in ("", "null"):
+        try:
+            value = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        except yaml.YAMLError:
+            return f"{override}: the value is not valid YAML"
     at: Any = data
     for key in keys[:-1]:
         step = at.get(key) if isinstance(at, dict) else _item(at, key)
@@ -196,6 +201,25 @@ def _override(data: dict[str, Any], override: str) -> str | None:
     else:
         return f"{override}: there is nothing below {'.'.join(keys[:-1])}"
     return None
+
+
+def _is_text(keys: list[str]) -> bool:
+    """Whether the schema has text, or nothing, at this path."""
+    hint: Any = schema.Config
+    for key in keys:
+        hint = typing.get_type_hints(hint).get(key) if dataclasses.is_dataclass(hint) else None
+    return hint is str or set(typing.get_args(hint)) == {str, type(None)}
+
+
+def _expand_home(data: dict[str, Any]) -> None:
+    """In place, `~` at the beginning of places of files: no shell does it behind `key=`, nor in a file."""
+    for path in PLACES:
+        *sections, key = path.split(".")
+        at: Any = data
+        for section in sections:
+            at = at.get(section) if isinstance(at, dict) else None
+        if isinstance(at, dict) and isinstance(at.get(key), str):
+            at[key] = os.path.expanduser(at[key])
 
 
 def _item(at: Any, key: str) -> Any:
@@ -243,6 +267,10 @@ def _explain(item: Any) -> str:
         return f"{path}: no such setting; {hint}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{path}: is missing; set it"
+    if kind == "string_type":
+        return f"{path}: must be text, not {given!r}; in a file, text that looks like something else stands in quotes"
+    if kind == "string_pattern_mismatch":
+        return f"{path}: must be letters, digits, dots, _ and -, with a letter or digit first, not {given!r}"
     return f"{path}: {item['msg'][0].lower()}{item['msg'][1:]}, not {given!r}"
 
 

@@ -53,7 +53,7 @@ class Ladder(Section):
 
     first: Positive
     """Rate of the first step."""
-    divided_by: Annotated[float, Field(ge=1)]
+    divided_by: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     """The last step's rate is the first one divided by this."""
     steps: Annotated[int, Field(ge=2)]
 

@@ -259,7 +259,7 @@ class Fault(Section):
 class Config(Section):
     """A whole experiment."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the run; its folder is `runs_folder`/`name`."""
     runs_folder: str = "runs"
     network: Network

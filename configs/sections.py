@@ -17,7 +17,18 @@ else:
 
         ConfigDict = dict
 
-__all__ = ["Count", "CountOrAuto", "Field", "Fraction", "Natural", "NonNegative", "Positive", "Section", "TwoOrAuto"]
+__all__ = [
+    "Count",
+    "CountOrAuto",
+    "Field",
+    "Finite",
+    "Fraction",
+    "Natural",
+    "NonNegative",
+    "Positive",
+    "Section",
+    "TwoOrAuto",
+]
 
 
 def _or_auto(least: int) -> Any:
@@ -37,8 +48,9 @@ CountOrAuto = Annotated[int | Literal["auto"], _or_auto(1)]
 TwoOrAuto = Annotated[int | Literal["auto"], _or_auto(2)]
 """At least two."""
 Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 # A shell starts what it puts into the background deaf to Ctrl-C, and all that the tests start would be so too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# What is started under nohup is deaf to the end of its terminal. A handler leaves this process so, and is not inherited.
+signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)

@@ -4,12 +4,12 @@ And so: which one a run goes on from, and which may go.
 """
 
 import errno
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from configs.errors import UserError
+from workers import json_lines
 from workers.checkpoint import VERSION, Checkpoint, Name
 from workers.checkpoint_store import STATE, CheckpointStore, DamagedFileError, open_store
 from workers.data.storage import MissingFileError
@@ -144,7 +144,7 @@ def _age(checkpoint: Checkpoint) -> Name:
 
 def _read_state(store: CheckpointStore, place: str, name: Name, folder: str, listing: Listing) -> None:
     try:
-        content: Any = json.loads(store.read(folder, STATE))
+        content: Any = json_lines.loads(store.read(folder, STATE))
         if content["version"] != VERSION:
             listing.foreign.append(folder)
             return

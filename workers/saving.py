@@ -14,7 +14,6 @@ The order of a save, in which every rank takes part:
 """
 
 import copy
-import json
 import queue
 import threading
 import time
@@ -31,6 +30,7 @@ from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from configs import schema
 from configs.errors import Nature, UserError, nature_of
+from workers import json_lines
 from workers.checkpoint import VERSION, Name, Rows, rows_of
 from workers.checkpoint_list import list_checkpoints, prune
 from workers.checkpoint_store import open_store, sha256_of
@@ -216,7 +216,7 @@ class Saver:
     def _content(self, state: dict[str, Any], files: list[dict[str, Any] | None]) -> bytes:
         assert self._copy is not None, "rank 0 belongs to replica 0"
         content = {**state, "version": VERSION, "attempt": self._attempt, "shapes": self._copy.shapes}
-        return json.dumps({**content, "files": [file for file in files if file]}, indent=1).encode()
+        return json_lines.dumps({**content, "files": [file for file in files if file]}, indent=1).encode()
 
     def _on_rank_0(self, part: Callable[[], Any]) -> Any:
         """What rank 0's part returns, on every rank."""

@@ -1,8 +1,8 @@
 """The network of a checkpoint, whole, in this process: for commands that need no cluster."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from alexnet.network import AlexNet
@@ -10,6 +10,7 @@ from configs.errors import UserError
 from configs.loader import load as load_config
 from configs.loader import parse
 from configs.schema import Config
+from workers import json_lines
 from workers.checkpoint import VERSION, Checkpoint, load
 from workers.checkpoint_list import newest_whole
 from workers.checkpoint_store import STATE, open_store, place_of, without_scheme
@@ -54,7 +55,7 @@ def newest_of_run(
     if found is None:
         raise UserError(
             f"there is no checkpoint at {open_store(place).name}; train the run first: "
-            f"python -m cluster.train {run / 'config.yaml'}"
+            f"python -m cluster.train {quote(str(run / 'config.yaml'))}"
         )
     return found
 
@@ -67,7 +68,7 @@ def checkpoint_at(where: str) -> Checkpoint:
     if STATE not in store.tree().get(name, {}):
         raise UserError(f"there is no checkpoint at {shown}: it has no {STATE}")
     try:
-        state: Any = json.loads(store.read(name, STATE))
+        state: Any = json_lines.loads(store.read(name, STATE))
         found = Checkpoint(place=place, name=name, state=state)
         version, _ = state["version"], (found.step, found.evaluated, state["files"], state["shapes"])
     except (ValueError, KeyError, TypeError) as error:

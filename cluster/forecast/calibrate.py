@@ -14,8 +14,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from cluster.cpus import usable_cpus
 from cluster.failures import RunFailed
-from configs.errors import UserError
+from cluster.paths import check_file
 from configs.loader import load
 from configs.machine import Efficiency, Link, Machine, load_machine, save_machine
 from configs.schema import Config
@@ -39,9 +40,9 @@ def calibrate(file: Path, *, images: int = IMAGES, settings: tuple[str, ...] = (
     """
     from cluster.benchmarks.rounds import processor
 
-    cores = cores or os.cpu_count() or 1
+    cores = cores or usable_cpus()
     guess = load_machine("cpu")
-    _check_writable(file)
+    check_file(file, "--calibrate")
     print(f"measuring {cores} core(s) of {processor()}: each part of a step", file=sys.stderr, flush=True)
     parts = _run(["parts", str(images), *settings], cores)
     print("and a link between two processes", file=sys.stderr, flush=True)
@@ -73,18 +74,6 @@ def calibrate(file: Path, *, images: int = IMAGES, settings: tuple[str, ...] = (
     )
     save_machine(machine, file, HEADER)
     return machine
-
-
-def _check_writable(file: Path) -> None:
-    """Said before anything is measured; what is there stays as it is until then."""
-    new = not file.exists()
-    try:
-        with file.open("a", encoding="utf-8"):
-            pass
-        if new:
-            file.unlink()
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from None
 
 
 KINDS = ("first_conv", "conv", "dense", "norm", "spatial_norm", "update", "other")

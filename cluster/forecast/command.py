@@ -1,17 +1,18 @@
 """`python -m cluster.train --plan`: what would run, how fast, how long and for how much. Starts nothing, and needs no Ray."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.auto import NodeDevices
 from cluster.console import print_plan
+from cluster.cpus import usable_cpus
 from cluster.dataset import dataset_size
 from cluster.devices import local_gpus
 from cluster.forecast.model import Forecast, forecast
 from cluster.forecast.sweep import curves, draw, parse_range, table
 from cluster.forecast.words import forecast_lines
+from cluster.paths import check_file
 from cluster.plan import DatasetSize, Plan, describe, make_plan
 from configs.errors import UserError
 from configs.loader import load
@@ -40,6 +41,8 @@ def run_plan(config_path: str | None, settings: Iterable[str], wish: Wish) -> in
     wanted = parse_range(wish.sweep) if wish.sweep is not None else None
     if wish.plot is not None and wanted is None:
         raise UserError("--plot draws a sweep: give one, such as --sweep replicas=1..64")
+    if wish.plot is not None:
+        check_file(wish.plot, "--plot")
     machine = described(wish)
     size = dataset_size(config)
     if wanted is None:
@@ -128,7 +131,7 @@ def _forecast(plan: Plan, machine: Machine) -> tuple[Plan, Forecast]:
 
 def _these_cpus() -> Machine:
     """As the built-in description, with this computer's number of cores: a guess until it is measured."""
-    there = os.cpu_count() or 1
+    there = usable_cpus()
     source = "measured on another machine; --calibrate FILE.yaml measures this one"
     machine = load_machine("cpu")
     return replace(machine, measured=False, source=source, devices_per_node=there, cpus_per_node=there)
@@ -141,4 +144,4 @@ def _this_gpu() -> Machine | None:
     known = next((name for name in built_in_machines() if name in here.replace(" ", "")), None)
     if known is None:
         return None
-    return replace(load_machine(known), devices_per_node=local_gpus(), cpus_per_node=os.cpu_count() or 1)
+    return replace(load_machine(known), devices_per_node=local_gpus(), cpus_per_node=usable_cpus())

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.plan import FLOAT_BYTES, Plan
+from cluster.plan import Plan
 from cluster.preflight.nodes import Node
 from cluster.preflight.results import Result
 from configs.errors import UserError
-
-SPARE_CHECKPOINTS = 2
-"""Beside those that are kept: the one that is being written, and remains of one that was never committed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +149,14 @@ class StorageTest:
     def _space(self, plan: Plan, seen: Mapping[str, StorageSeen]) -> list[Result]:
         assert self._folder is not None
         free = [f for f in (self._folder.free_bytes(), *(saw.free_bytes for saw in seen.values())) if f is not None]
-        wanted = checkpoint_bytes(plan) - _taken(self.location)
+        wanted = plan.most_checkpoints * plan.checkpoint_bytes - _taken(self.location)
         if not free or min(free) >= wanted:
             return []
         return [
             Result(
                 name="storage",
                 what=f"{self.location} has {min(free) / 1e9:,.2f} GB free, and checkpoints may take {wanted / 1e9:,.2f} GB more "
-                f"(checkpoint.keep = {plan.config.checkpoint.keep} and {SPARE_CHECKPOINTS} on their way, weights and momentum)",
+                f"({plan.most_checkpoints} at a time with checkpoint.keep = {plan.config.checkpoint.keep}, weights and momentum)",
                 todo="make room, keep fewer, or choose another runs_folder",
             )
         ]
@@ -168,11 +165,6 @@ class StorageTest:
         assert self._folder is not None
         free = self._folder.free_bytes()
         return "" if free is None else f", {free / 1e9:,.1f} GB free"
-
-
-def checkpoint_bytes(plan: Plan) -> int:
-    """Of all checkpoints that may lie there at one time: weights and momentum, 4 bytes each."""
-    return (plan.config.checkpoint.keep + SPARE_CHECKPOINTS) * 2 * FLOAT_BYTES * plan.parameters
 
 
 def _taken(location: str) -> int:

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one (default)")
     add("--batch", type=number(int, 1, 10**5), default=128, metavar="N", help="images computed at once (default 128)")
     args = parser.parse_args(argv)
-    return run_entry(lambda: _report(args), if_interrupted="report.html was not written")
+    return run_entry(lambda: _report(args), if_interrupted="report.html was not written", leaves_files=True)
 
 
 def _report(args: argparse.Namespace) -> int:

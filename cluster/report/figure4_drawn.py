@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.report.drawing import as_png
 from cluster.report.figure4 import BARS, NEIGHBOURS, Neighbour, Predicted, Query
+from cluster.report.letters import drawable
 from cluster.report.words import plain, short_name
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def draw_predictions(predicted: Sequence[Predicted], names: Sequence[str]) -> by
     """Two rows of four: the image, its label, and a bar for each of the most probable classes."""
     from matplotlib.figure import Figure
 
+    names = drawable(names)
     rows = -(-len(predicted) // PER_ROW)
     figure = Figure((10, 4.9 * rows), dpi=120, layout="constrained", facecolor="white")
     grid = figure.subplots(2 * rows, PER_ROW, squeeze=False, height_ratios=[2.4, 1.6] * rows)
@@ -48,6 +50,7 @@ def draw_neighbours(queries: Sequence[Query], names: Sequence[str]) -> bytes:
     """One row per query: the image, then its nearest training images."""
     from matplotlib.figure import Figure
 
+    names = drawable(names)
     columns = 1 + NEIGHBOURS
     figure = Figure((10.5, 1.75 * len(queries) + 0.35), dpi=120, layout="constrained", facecolor="white")
     grid = figure.subplots(len(queries), columns, squeeze=False)

@@ -1,6 +1,5 @@
 """Images of the data set for figure 4: which ones, and a split streamed in blocks."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.cpus import usable_cpus
 from cluster.prediction import MOST_THREADS, ahead
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def stream(dataset: "Dataset", rows: NDArray[np.int64], batch: int) -> Iterator[
             taken.append(row)
         return Block(rows_B=np.array(taken, np.int64), images_BSSC=images[:good], damaged=len(some) - good)
 
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = min(MOST_THREADS, usable_cpus())
     parts = (rows[start : start + batch] for start in range(0, len(rows), batch))
     for _, block in ahead(read, parts, threads=threads, waiting=threads + 1):
         yield block

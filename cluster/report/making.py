@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.console import print_plan
+from cluster.paths import check_folder
 from cluster.report.records import RunRecord, read_records
 from configs.errors import UserError
 from workers.data.storage import is_url
@@ -51,7 +52,7 @@ def run_report(runs: Iterable[Path], wanted: Wanted) -> int:
     from cluster.report.groups import group_runs
 
     records = read_records(runs)
-    _make_folder(wanted.out)
+    check_folder(wanted.out, "--out")
     loaded = _load(records[0], wanted)
     kernels = {records[0].label: (_kernels(loaded), loaded.network.columns)}
     for record in records[1:]:
@@ -77,20 +78,6 @@ def run_report(runs: Iterable[Path], wanted: Wanted) -> int:
         ]
     )
     return 0
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".report-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except FileExistsError:
-        raise UserError(f"--out {out} is a file; give a folder, which is made if it is not there") from None
-    except NotADirectoryError:
-        raise UserError(f"--out {out} lies below a file; give another folder") from None
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
 def _load(record: RunRecord, wanted: Wanted) -> "LoadedNetwork":

@@ -1,6 +1,7 @@
 """The page's tables: the runs, their errors, tables 1 and 2, ablations, time and colour."""
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 
 from cluster.console import clock
 from cluster.report import ablations, colour, curves, spending, tables
@@ -74,7 +75,7 @@ def errors_section(records: Sequence[RunRecord]) -> Html:
     untested = [record for record in records if record.errors(10) is None]
     if not untested:
         return shown
-    ask = element("code", f"python -m cluster.evaluate {untested[0].path} --views 10")
+    ask = element("code", f"python -m cluster.evaluate {quote(str(untested[0].path))} --views 10")
     return joined((shown, paragraph("Errors by ten views appear here once ", ask, " has been run.")))
 
 

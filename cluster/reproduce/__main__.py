@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from cluster.entry import run_entry
-from cluster.options import command_parser, location, number
+from cluster.options import command_parser, is_setting, location, number
 
 EXAMPLES = """\
 examples:
@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         return _overview(words)
     args = COMMANDS[words[0]]().parse_intermixed_args(words[1:])
-    return run_entry(lambda: int(args.run(args)), if_interrupted="the same command goes on from what is there")
+    goes_on = "the same command goes on from what is there"
+    return run_entry(lambda: int(args.run(args)), if_interrupted=goes_on, leaves_files=not args.plan)
 
 
 def _overview(words: list[str]) -> int:
@@ -64,7 +65,7 @@ def _stock(args: argparse.Namespace) -> int:
     from cluster.reproduce.stock.run import run_stock
 
     config, settings = args.config, args.settings
-    if "=" in config:
+    if is_setting(config):
         config, settings = "tiny_imagenet.yaml", [config, *settings]
     return run_stock(
         config, settings, threads=args.threads, workers=args.workers, layout=args.layout, plan_only=args.plan

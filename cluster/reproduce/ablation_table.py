@@ -1,6 +1,5 @@
 """The ablations' table: errors by seeds, differences beside the paper's, verdicts; on the terminal, as JSON and as a picture."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from cluster.paper import CHANGES, OVERFITTING, Change
 from cluster.reproduce.comparison import Noise, pooled, spread, verdict
 from cluster.reproduce.variations import FULL, VARIATIONS
 from configs.errors import UserError
+from workers import json_lines
 
 KINDS = ("top1_error", "top5_error")
 TABLE_WIDTH = 150
@@ -127,7 +127,7 @@ def tell_and_write(
     }
     json_file, png = out / "ablations.json", out / "ablations.png"
     try:
-        json_file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        json_file.write_text(json_lines.dumps(content, indent=1), encoding="utf-8")
         _draw({name: cells[10, "top1_error"][name] for name in found if name != FULL}, png)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}") from None

@@ -7,11 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from cluster.console import print_plan
-from cluster.reproduce.series import Series, Wanted, has_diverged, result_of, train_reports
+from cluster.reproduce.series import Series, Wanted, has_diverged, train_reports
 from cluster.reproduce.variations import FULL, VARIATIONS
+from cluster.run_state import read_result
 from configs.errors import UserError
 from configs.loader import load
 
@@ -62,7 +64,7 @@ class Ablations:
 
     def _is_complete(self, run: Wanted) -> bool:
         run.check()
-        result = result_of(run.folder)
+        result = read_result(run.folder)
         if result is not None and result["step"] > self.steps:
             raise UserError(
                 f"{run.folder} was trained for {result['step']:,} steps, and {self.steps:,} are asked for; give another --out"
@@ -81,7 +83,7 @@ class Ablations:
             raise UserError(
                 f"no data set at {config.data.path}; make it, from Tiny ImageNet for example, with "
                 f"`python -m cluster.prepare tiny-imagenet --classes {config.network.classes} --out "
-                f"{config.data.path}`, or set data.path"
+                f"{quote(config.data.path)}`, or set data.path"
             )
         return make_plan(config, 0, size).program().total_steps
 
@@ -123,7 +125,7 @@ def overfits_by(run: Path) -> float:
 
     Below 0 where dropout, crops and colour noise make training the harder of the two.
     """
-    result = result_of(run)
+    result = read_result(run)
     assert result is not None, f"{run} is not complete"
     reports = train_reports(run)
     last = [report for report in reports if report["epoch"] > reports[-1]["epoch"] - 1]

@@ -5,10 +5,10 @@ a classifier), the batch (128), initial weights (the same for both), the rates (
 how the training error is counted: as it is while the epoch is trained, from the reports in the log.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.table import Table
@@ -18,6 +18,7 @@ from cluster.reproduce.search import Point, best_rate, epochs_to, error_at_end, 
 from cluster.reproduce.series import Reports, Series, Wanted, has_diverged, train_reports
 from configs.errors import UserError
 from configs.loader import load
+from workers import json_lines
 
 UNITS = ("relu", "tanh")
 STYLES = {"relu": "-", "tanh": "--"}
@@ -74,7 +75,7 @@ def run_figure1(wanted: Figure1, *, plan_only: bool = False) -> int:
     _say_plan(wanted)
     if dataset_size(config) is None:
         raise UserError(
-            f"no data set at {config.data.path}; make it with `python -m cluster.prepare cifar10 --out {config.data.path} "
+            f"no data set at {config.data.path}; make it with `python -m cluster.prepare cifar10 --out {quote(config.data.path)} "
             "--encoding raw`, or set data.path"
         )
     if plan_only:
@@ -181,7 +182,7 @@ def _write(wanted: Figure1, curves: dict[str, Curve]) -> None:
     }
     try:
         wanted.out.mkdir(parents=True, exist_ok=True)
-        (wanted.out / "figure1.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        (wanted.out / "figure1.json").write_text(json_lines.dumps(content, indent=1), encoding="utf-8")
         _draw(wanted, curves, wanted.out / "figure1.png")
     except OSError as error:
         raise UserError(f"{wanted.out} cannot be written: {error}") from None

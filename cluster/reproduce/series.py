@@ -1,6 +1,5 @@
 """Runs of `python -m cluster.train`, one after the other: each a process of its own, watched by its log, and resumable."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,10 +13,11 @@ from typing import Any, Literal
 from cluster.console import RunConsole, clock
 from cluster.failures import RunFailed
 from cluster.run_folder import RunFolder
-from cluster.run_state import parse_log, read_log, read_run
+from cluster.run_state import read_log, read_run
 from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
 from configs.loader import load
+from workers import json_lines
 
 POLL_SECONDS = 0.5
 Reports = list[dict[str, Any]]
@@ -60,15 +60,6 @@ def has_diverged(folder: Path) -> bool:
     """Whether a run ended because its loss was no number."""
     end = ended(folder)
     return end is not None and "diverged" in end.get("why", "")
-
-
-def result_of(folder: Path) -> dict[str, Any] | None:
-    """A run's `result.json`; None if it has not come to its end."""
-    try:
-        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 class Series:
@@ -164,4 +155,4 @@ class _Tail:
             return []
         whole = new[: new.rfind(b"\n") + 1]
         self._at += len(whole)
-        return parse_log(whole.decode("utf-8", errors="replace").splitlines())
+        return json_lines.parse(whole.splitlines())

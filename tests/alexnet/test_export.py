@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from alexnet.export import plain_module
 from alexnet.network import AlexNet
+from configs.checks import TAKEN
 from tests import reference
 from tests.parity.cases import CASES, TOLERANCE
 from tests.parity.variants import VARIANTS
@@ -84,3 +86,13 @@ print(torch.equal(saved["module"](saved["images"]), saved["expected"]))
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert ran.stdout.strip() == "True", ran.stderr
+
+
+def test_names_of_torch_are_refused_and_all_others_can_be_exported() -> None:
+    torchs = (nn.ModuleDict(), nn.Sequential(), torch.fx.symbolic_trace(nn.Identity()))
+    assert {name for module in torchs for name in dir(module) if name[0] != "_"} <= TAKEN
+    network = ALL["complete"].network
+    names = ["flatten", "flatten_0_activation", "flatten_overhang"]
+    convs = {names[place] if place < 3 else name: conv for place, (name, conv) in enumerate(network.convs.items())}
+    model = AlexNet(replace(network, convs=convs), seed=3).double().eval()
+    assert torch.allclose(plain_module(model)(images("complete")), model(images("complete")))

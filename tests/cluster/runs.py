@@ -26,8 +26,15 @@ class Run:
     """All of them, for the one who cleans up."""
 
     def __init__(
-        self, folder: Path, name: str, *settings: str, module: str = "train", arguments: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        name: str,
+        *settings: str,
+        module: str = "train",
+        arguments: tuple[str, ...] = (),
+        **streams: Any,
     ) -> None:
+        """streams: stdout and stderr, if they are not to be read as `text`."""
         self.folder = folder / "runs" / name
         self.output = folder / f"{name}-{time.monotonic_ns()}.txt"
         command = [sys.executable, "-m", f"cluster.{module}"]
@@ -37,9 +44,8 @@ class Run:
                 command,
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(PROJECT), "NO_COLOR": "1", "COLUMNS": "200"},
-                stdout=file,
-                stderr=subprocess.STDOUT,
                 start_new_session=True,
+                **{"stdout": file, "stderr": subprocess.STDOUT, **streams},
             )
         self.started.append(self)
 
@@ -83,9 +89,9 @@ class Run:
     def descendants(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def interrupt(self) -> None:
-        """Ctrl-C as a terminal sends it: SIGINT to the whole foreground process group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def interrupt(self, number: int = signal.SIGINT) -> None:
+        """A signal as a terminal sends Ctrl-C (or SIGHUP, when it is closed): to the whole foreground process group."""
+        os.killpg(self.process.pid, number)
 
     def kill_tree(self) -> None:
         """kill -9 of the driver and every process below it, at once."""

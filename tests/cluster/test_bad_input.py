@@ -1,5 +1,6 @@
 """Bad input to the commands: one clear error on stderr, a code that is not 0, nothing lost. Without Ray unless it must be."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,56 @@ def test_same_name_with_other_settings_is_refused(
     assert "train.seed: 0 then, 7 now" in told
 
 
+@pytest.mark.parametrize("setting", ["seed=1", "size=32", "train_per_class=121", "validation_per_class=20"])
+def test_pictures_drawn_otherwise_are_not_taken_for_these(
+    capsys: pytest.CaptureFixture[str], undisturbed: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.chdir(folder)
+    told = refused(capsys, [str(SMALL), "name=other", f"data.drawn_pictures.{setting}"])
+    assert "small-pictures was drawn with other settings than data.drawn_pictures has now" in told
+
+
+def test_a_refused_command_leaves_the_run_as_it_was(
+    capsys: pytest.CaptureFixture[str], undisturbed: Run, folder: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(undisturbed.folder, tmp_path / "undisturbed"))
+    state = max((run / "checkpoints").glob("step-*")) / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "dataset": "another"}))
+    before = {file: file.read_bytes() for file in run.glob("*.*")}
+    settings = [
+        "name=undisturbed",
+        f"runs_folder={tmp_path}",
+        f"data.path={folder / 'data' / 'small'}",
+        "train.steps=60",
+    ]
+    assert "was trained on another data set" in refused(capsys, [str(SMALL), *settings])
+    assert {file: file.read_bytes() for file in run.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("option", [["--check"], ["--quiet"], ["--address", "auto"], ["--sink", "json:dumps"]])
+def test_a_plan_takes_no_option_that_it_would_ignore(capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train.main(["--plan", *option])
+    assert ended.value.code == 2
+    assert f"{option[0]}: not with --plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["data.path=file/data"], "the data set's folder file/data cannot be written: "),
+        (["runs_folder=file"], "the run's folder file/small cannot be written: "),
+        (["checkpoint.folder=file/a"], "the checkpoints' folder "),
+    ],
+)
+def test_what_will_be_written_is_looked_at_before_pictures_are_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert told in refused(capsys, [str(SMALL), *settings])
+
+
 def test_evaluate_of_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "is not the folder of a run" in refused(capsys, [str(tmp_path)], module=evaluate)
     file = tmp_path / "file"
@@ -93,14 +144,7 @@ def test_evaluate_knows_beforehand_that_json_has_nowhere_to_go(
     capsys: pytest.CaptureFixture[str], undisturbed: Run, tmp_path: Path
 ) -> None:
     told = refused(capsys, [str(undisturbed.folder), "--json", str(tmp_path / "none" / "a.json")], module=evaluate)
-    assert "there is no such folder" in told
-
-
-def test_no_cluster_at_the_address(undisturbed: Run, folder: Path) -> None:
-    run = Run(folder, "lonely", arguments=(str(SMALL), "name=lonely", "--address", "127.0.0.1:1"))
-    assert run.finish(60) == 2
-    assert run.text.strip().splitlines()[-1].startswith("error: no Ray cluster answers at --address 127.0.0.1:1")
-    assert "Traceback" not in run.text
+    assert "there is no folder" in told
 
 
 def test_checkpoint_of_another_network(undisturbed: Run, folder: Path) -> None:

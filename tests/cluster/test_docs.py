@@ -131,7 +131,7 @@ def parsing_only(module: str) -> Iterator[list[object]]:
     """Within, a command that is called parses its arguments and does no more. Yields the list of those that came so far."""
     reached: list[object] = []
 
-    def instead(command: Callable[[], int], **more: str) -> int:
+    def instead(command: Callable[[], int], **more: object) -> int:
         reached.append(command)
         return 0
 

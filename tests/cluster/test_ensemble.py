@@ -179,7 +179,7 @@ def test_bad_input(
         ([run, str(tmp_path)], f"{tmp_path} is not the folder of a run"),
         ([run, run, "--address", "auto"], "--address is for one run"),
         ([run, run, "--checkpoint", run], "--checkpoint is for one run"),
-        ([run, "--by-class", "--json", "none/errors.json"], "there is no such folder"),
+        ([run, "--by-class", "--json", "none/errors.json"], "there is no folder none"),
         ([run, "--confusion", "confusion.jpg"], "must end in .png"),
         ([run, "--confusion", str(tmp_path / "none" / "c.png")], "there is no folder"),
         ([run, run, "data.path=nowhere"], "no data set at nowhere"),

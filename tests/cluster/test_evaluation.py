@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster import evaluate
+from cluster import evaluate, evaluation
 from cluster.evaluations import FILE, read
+from cluster.plan import Plan
+from configs.errors import UserError
+from configs.loader import load, save
 from tests.cluster.runs import Run
 from workers.data.manifest import _from_json
 
@@ -40,3 +43,22 @@ def test_other_classes_are_refused_and_the_mean_image_is_that_of_training(
     assert evaluate.main([str(run), f"data.path={other}"]) == 2
     assert f"error: {run} was trained on other classes" in capsys.readouterr().err
     assert len(read(run)) == 1
+
+
+def test_a_run_is_tested_on_the_devices_that_are_there(
+    undisturbed: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained on three machines with GPUs, say, and tested on a laptop."""
+
+    def planned(plan: Plan) -> int:
+        assert plan.config.cluster.nodes is None
+        raise UserError(f"{plan.mesh.replicas} replica(s)")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(evaluation, "local_cpus", planned)
+    run = Path(shutil.copytree(undisturbed.folder, tmp_path / "run"))
+    settings = load(run / "config.yaml", ["cluster.replicas=8", "cluster.nodes=3", "cluster.device=cuda"])
+    save(settings, run / "config.yaml")
+    for wanted, replicas in (([], 1), (["cluster.replicas=2"], 2)):
+        assert evaluate.main([str(run), *wanted, "cluster.device=cpu"]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"error: {replicas} replica(s)"

@@ -265,11 +265,11 @@ def test_memory_of_a_process_on_cpus_holds_the_copy_too() -> None:
     [
         (
             [],
-            "487.7 MB each, at most 4 at a time; every 2,000 steps, after each evaluation, when stopped, and at the end",
+            "487.7 MB each, at most 5 at a time; every 2,000 steps, after each evaluation, when stopped, and at the end",
         ),
         (
             ["checkpoint.keep=5", "checkpoint.keep_best=false", "checkpoint.every_steps=null"],
-            "487.7 MB each, at most 6 at a time; after each evaluation, when stopped, and at the end",
+            "487.7 MB each, at most 7 at a time; after each evaluation, when stopped, and at the end",
         ),
     ],
 )

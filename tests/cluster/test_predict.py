@@ -155,7 +155,7 @@ def test_bad_input(copied: Path, photos: Path, capsys: pytest.CaptureFixture[str
         ([network, str(photos / "gone.jpg")], "there is no file or folder"),
         ([network, str(photos / "empty")], "no pictures in"),
         ([network, "--json", photo, photo], "does not end in .json"),
-        ([network, photo, "--json", "none/found.json"], "there is no such folder"),
+        ([network, photo, "--json", "none/found.json"], "there is no folder none"),
         (["model.safetensors", photo], "there is no file model.safetensors"),
     ):
         assert words in refused(capsys, command, module=predict)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster.failures import RunFailed
 from cluster.provenance import read_starts
 from cluster.run_folder import RunFolder
 from configs.errors import UserError
@@ -78,15 +79,19 @@ def test_all_changes_are_named_at_once(begun: Path) -> None:
     [
         ["train.epochs=100"],
         ["train.epochs=null", "train.steps=7"],
-        ["train.report_every_steps=1"],
+        ["train.report_every_steps=1", "compute.precision=bf16"],
         ["cluster.replicas=2", "cluster.device=cpu", "cluster.data_workers=3"],
         ["checkpoint.every_steps=5", "checkpoint.keep=9"],
         ["data.path=elsewhere"],
         ["data.verify_checksums=false"],
     ],
 )
-def test_how_long_where_and_how_fast_may_change(begun: Path, settings: list[str]) -> None:
-    folder(begun, *settings).check_same_experiment()
+def test_how_long_where_and_how_fast_may_change_and_is_told(begun: Path, settings: list[str]) -> None:
+    run = folder(begun, *settings)
+    run.check_same_experiment()
+    assert [line.split(":")[0] for line in run.changes()] == sorted(word.split("=")[0] for word in settings)
+    run.open()
+    assert run.changes() == []
 
 
 def test_a_moved_folder_is_the_same_run(begun: Path) -> None:
@@ -116,6 +121,13 @@ def test_result_round_trip(begun: Path) -> None:
     run.write_result(result)
     assert folder(begun).result() == result
     assert not list(run.path.glob("*.tmp"))
+
+
+def test_a_result_that_cannot_be_written_is_told_and_the_run_is_none_the_worse(begun: Path) -> None:
+    run = folder(begun)
+    (run.path / "result.tmp").mkdir()
+    with pytest.raises(RunFailed, match=r"has come to its end and is saved, but \S+result.json could not be written"):
+        run.write_result({"step": 1})
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null"])

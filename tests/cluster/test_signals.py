@@ -9,7 +9,7 @@ import pytest
 
 from cluster.signals import Interrupted, StopSignals
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.fixture(autouse=True)
@@ -27,15 +27,18 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_first_is_gentle_and_second_raises(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_is_gentle_and_second_raises(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     with StopSignals() as signals:
         signals.gentle = True
         send(number)
         assert signals.requested == number
-        assert "again to stop at once" in capsys.readouterr().err
+        assert "again to stop at once" in capfd.readouterr().err
+        # A terminal that closes says so twice.
+        send(signal.SIGHUP)
+        second = signal.SIGINT if number == signal.SIGHUP else number
         with pytest.raises(Interrupted) as caught:
-            send(number)
-    assert caught.value.number == number
+            send(second)
+    assert caught.value.number == second
 
 
 def test_any_second_signal_raises_and_says_which() -> None:
@@ -56,6 +59,13 @@ def test_not_gentle_raises_at_once(number: int) -> None:
     # `except Exception` anywhere on the way must not swallow it, and Ctrl-C stays Ctrl-C to whoever expects that.
     assert isinstance(caught.value, KeyboardInterrupt)
     assert not isinstance(caught.value, Exception)
+
+
+def test_what_was_started_to_outlive_its_terminal_does() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with StopSignals() as signals:
+        send(signal.SIGHUP)
+        assert signals.requested is None
 
 
 @pytest.mark.parametrize("error", [None, ValueError])

@@ -1,6 +1,5 @@
 """Sinks: each report reaches every sink; one that fails or hangs is left out with one line, and nobody waits for it."""
 
-import json
 import os
 import shutil
 import sys
@@ -113,15 +112,6 @@ def test_a_close_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     Sinks({"now": CannotClose()}, {"later": CannotClose()}, told.append).close()
     assert sorted(line.split(" gets")[0] for line in told) == ["note: later", "note: now"]
-
-
-def test_log_is_one_line_per_report_and_goes_on(tmp_path: Path) -> None:
-    for step in (1, 2):
-        log = JsonLines(tmp_path / "log.jsonl", pytest.fail)
-        log.report({"step": step, "kind": "train"})
-        log.close()
-    lines = (tmp_path / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
 def test_log_goes_on_when_it_can_be_written_again(small_disk: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,6 +149,27 @@ def test_ctrl_c_saves_leaves_nothing_running_and_the_same_command_goes_on(
         return
     assert "stopped after step" in run.text
     again = Run(folder, name)
+    assert again.finish() == 0, again.text
+    assert again.weights() == undisturbed.weights()
+
+
+def test_a_closed_terminal_is_a_stop_and_nothing_that_is_said_on_the_way_ends_a_run(
+    undisturbed: Run, folder: Path
+) -> None:
+    with open("/dev/full", "w") as full:
+        run = Run(folder, "terminal", stdout=subprocess.PIPE, stderr=full)
+    assert run.process.stdout is not None
+    run.process.stdout.readline()
+    run.process.stdout.close()  # as `| head -1`, or Ctrl-C that ends `| tee` as well
+    run.wait_for_step(3)
+    processes = run.descendants()
+    run.interrupt(signal.SIGHUP)  # to the driver, Ray and all actors
+    os.kill(run.process.pid, signal.SIGHUP)  # and once more by the shell
+    assert run.finish(60) == 128 + signal.SIGHUP
+    assert not alive(processes)
+    end = json.loads((run.folder / "log.jsonl").read_text().splitlines()[-1])
+    assert (end["kind"], end["ended"]) == ("end", "stopped") and 3 <= end["step"] < 30
+    again = Run(folder, "terminal")
     assert again.finish() == 0, again.text
     assert again.weights() == undisturbed.weights()
 

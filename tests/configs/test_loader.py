@@ -1,11 +1,13 @@
 """From files and overrides to a config: what is read, what is refused, and whether the message helps."""
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs import loader
+from configs.checks import PLACES
 from configs.loader import load, parse, to_dict
 from tests.configs.files import SMALL, refused, written
 
@@ -40,6 +42,32 @@ def test_order_of_layers_is_the_files(small: Path) -> None:
 
 
 # Overrides
+
+
+@pytest.mark.parametrize("setting", ["name", "data.path", "checkpoint.folder"])
+@pytest.mark.parametrize("typed", ["2012", "1e3", "no", "12.30", "2026-01-02", "null1", "'quoted'"])
+def test_text_is_what_was_typed(small: Path, setting: str, typed: str) -> None:
+    assert attrgetter(setting)(load(small, [f"{setting}={typed}"])) == typed.strip("'")
+
+
+def test_places_may_hold_what_yaml_would_take_for_more(small: Path) -> None:
+    config = load(small, ["data.path=#x", "train.init_from=a #b", "data.cache_folder=null", "runs_folder={a: 1}"])
+    assert (config.data.path, config.train.init_from, config.data.cache_folder) == ("#x", "a #b", None)
+    assert config.runs_folder == "{a: 1}"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_home_folder_is_meant_wherever_it_is_written(
+    small: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for typed, meant in (("~/d", "/home/me/d"), ("~", "/home/me"), ("a/~", "a/~"), ("s3://b/~x", "s3://b/~x")):
+        assert attrgetter(place)(load(small, [f"{place}={typed}"])) == meant
+    keys = place.split(".")
+    data = to_dict(load(small))
+    (data if len(keys) == 1 else data[keys[0]])[keys[-1]] = "~/d"
+    config, problems = parse(data)
+    assert config is not None and attrgetter(place)(config) == "/home/me/d" and not problems
 
 
 def test_overrides(small: Path) -> None:

@@ -207,7 +207,10 @@ def test_the_cache_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_root(data) == tmp_path / ".cache" / "two-column-alexnet"
-    assert cache_root(dataclasses.replace(data, cache_folder="~/mine")) == tmp_path / "mine"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)  # of nobody, as in a container that was given a number alone
+    with pytest.raises(UserError, match=r"no home folder to keep shards in; set data\.cache_folder"):
+        cache_root(data)
     assert os.path.isabs(cache_root(dataclasses.replace(data, cache_folder="mine")))
     assert local_folder(data) == Path(data.path), "a folder is used as it is"
     assert open_data(data) == (Path(data.path), None)

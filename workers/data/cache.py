@@ -64,8 +64,11 @@ def local_folder(data: Data) -> Path:
 def cache_root(data: Data) -> Path:
     """The cache's folder, absolute: `data.cache_folder`, or one in the user's folder for caches."""
     if data.cache_folder is not None:
-        return Path(data.cache_folder).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "two-column-alexnet"
+        return Path(data.cache_folder).absolute()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "two-column-alexnet"
+    except RuntimeError:  # a user without a home, as in a container that was given a number alone
+        raise UserError("there is no home folder to keep shards in; set data.cache_folder, or HOME") from None
 
 
 def fetch_description(remote: Remote, root: Path) -> Path:

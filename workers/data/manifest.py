@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -95,7 +96,7 @@ class Manifest:
             why = f"no {FILE} in it: it was never finished" if folder.is_dir() else "there is no such folder"
             raise UserError(
                 f"no data set at {folder} ({why}). "
-                f"Make one with `python -m cluster.prepare folder SOURCE --out {folder}` "
+                f"Make one with `python -m cluster.prepare folder SOURCE --out {quote(str(folder))}` "
                 "(`python -m cluster.prepare --help` shows examples)."
             )
         try:

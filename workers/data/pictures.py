@@ -241,6 +241,19 @@ def draw_picture_set(
         raise
 
 
+def drawn_as(root: Path, *, size: int, train_per_class: int, validation_per_class: int, seed: int) -> bool:
+    """Whether the set under `root` was drawn with these settings: as many pictures, and the first of them the same."""
+    folders = [root / split / CLASS_NAMES[0] for split in SPLITS]
+    if [len(list(folder.glob("*.jpg"))) for folder in folders] != [train_per_class, validation_per_class]:
+        return False
+    ours = _picture_jpeg(size, seed=seed, split=0, class_index=0, index=0)
+    there, here = (
+        simplejpeg.decode_jpeg(jpeg).astype(np.int16) for jpeg in ((folders[0] / "00000.jpg").read_bytes(), ours)
+    )
+    # Versions of the encoder may differ in a level or two.
+    return bool(there.shape == here.shape and np.abs(there - here).mean() < 3)
+
+
 def _write_pictures(
     folder: Path,
     *,

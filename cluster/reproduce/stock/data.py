@@ -145,5 +145,6 @@ def loader(photos: Photos, batch: int, workers: int, generator: torch.Generator 
 
 
 def _leave_signals_to_parent(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

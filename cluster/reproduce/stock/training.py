@@ -4,7 +4,6 @@ torch's SGD keeps gradients in its momentum and scales them by the rate when it 
 gathered counts a tenth at once; the paper's keeps steps, and the old, larger ones die away (`alexnet.optimizer`).
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from cluster.run_folder import RunFolder
 from configs.errors import UserError
 from configs.schema import Config, Stage, StageSchedule
 from workers.data.files import whole_file
+from workers.json_lines import append
 
 CHECKPOINT = "stock.pt"
 Report = Callable[[dict[str, Any]], None]
@@ -263,5 +263,4 @@ def rate(stages: tuple[Stage, ...], epoch: float, layer: str, kind: str) -> floa
 
 def write_line(file: Path, report: dict[str, Any]) -> None:
     """Add a report to a log, with the time."""
-    with file.open("a", encoding="utf-8") as log:
-        log.write(json.dumps({**report, "time": time.time()}) + "\n")
+    append(file, {**report, "time": time.time()})
