@@ -20,14 +20,14 @@ def expected(name: str) -> Tree:
 
 
 @pytest.fixture(scope="module")
-def two_columns() -> list[dict[str, tuple[Tree, int]]]:
+def two_columns(device: str) -> list[dict[str, tuple[Tree, int]]]:
     """All cases in one pair of processes, because starting them takes longer than running them."""
-    return run_ranks(run_columns, 2, list(CASES))
+    return run_ranks(run_columns, 2, list(CASES), device, device=device)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whole_network_in_one_process(name: str) -> None:
-    assert_same(run(CASES[name]), expected(name))
+def test_whole_network_in_one_process(name: str, device: str) -> None:
+    assert_same(run(CASES[name], device=device), expected(name))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -44,14 +44,14 @@ def test_floats_sent_are_those_of_the_layer_table(two_columns: list[dict[str, tu
     assert [rank["original in the small"][1] for rank in two_columns] == [IMAGES * per_image] * 2
 
 
-def test_a_batch_in_parts_is_the_same_batch() -> None:
+def test_a_batch_in_parts_is_the_same_batch(device: str) -> None:
     """What a replica does for others that are missing."""
-    assert_same(run(CASES["complete"], parts=2), expected("complete"))
+    assert_same(run(CASES["complete"], parts=2, device=device), expected("complete"))
 
 
 @pytest.mark.parametrize(("case", "parts"), [("complete", 1), ("complete", 2), ("as trained", 1)])
-def test_two_replicas_of_two_columns_with_half_the_batch_each(case: str, parts: int) -> None:
-    ranks = run_ranks(run_replicas, 4, case, parts)
+def test_two_replicas_of_two_columns_with_half_the_batch_each(case: str, parts: int, device: str) -> None:
+    ranks = run_ranks(run_replicas, 4, case, parts, device, device=device)
     first, second = joined(ranks[:2]), joined(ranks[2:])
     whole: Tree = {}
     for name, tensor in first.items():

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from workers import batches, meters
+from workers import meters
 from workers.batches import Batches
 from workers.mesh import Mesh
 from workers.meters import Exchanged, Meter
@@ -90,18 +90,15 @@ def test_meter_of_an_evaluation_has_no_rates(alone: dist.ProcessGroup) -> None:
 
 
 class PlayedFeed:
-    """`get` gives a reference to the batch that is asked for; getting that makes the batch, or an error at the end."""
+    """`get` makes the batch that is asked for, or an error at the end."""
 
     def __init__(self, count: int) -> None:
-        self.asked: list[tuple[int, int]] = []
+        self.asked: list[int] = []
         self.count = count
         self.stored: list[dict[str, Any]] = []
 
-    def get(self, number: int, reader: int) -> list[Callable[[], Any]]:
-        self.asked.append((number, reader))
-        return [lambda: self._batch(number)]
-
-    def _batch(self, number: int) -> dict[str, Any]:
+    def get(self, number: int) -> dict[str, Any]:
+        self.asked.append(number)
         if number >= self.count:
             raise IndexError(f"no batch {number}")
         made = {
@@ -119,13 +116,12 @@ class PlayedFeed:
 
 
 @pytest.fixture
-def open_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], tuple[PlayedFeed, Batches]]]:
-    monkeypatch.setattr(batches, "ray", SimpleNamespace(get=lambda reference: reference()))
+def open_batches() -> Iterator[Callable[[int], tuple[PlayedFeed, Batches]]]:
     opened: list[Batches] = []
 
     def open_one(count: int) -> tuple[PlayedFeed, Batches]:
         feed = PlayedFeed(count)
-        opened.append(Batches(lambda number: feed.get(number, 1), torch.device("cpu")))
+        opened.append(Batches(feed.get, torch.device("cpu")))
         return feed, opened[-1]
 
     yield open_one
@@ -147,7 +143,7 @@ def test_batches_come_in_order_as_tensors_of_their_own(open_batches: Any) -> Non
             assert batch.colour_BC.dtype == torch.float32 and batch.noisy_B.all()
         else:
             assert batch.mirror_B is batch.keys_B is batch.colour_BC is batch.noisy_B is None
-    assert feed.asked[:5] == [(number, 1) for number in range(5)]
+    assert feed.asked[:5] == list(range(5))
 
 
 def settled(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
