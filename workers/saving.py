@@ -63,7 +63,9 @@ class HostCopy:
         for own in rows:
             self.tensors[own.name].copy_(own.values, non_blocking=True)
         if rows[0].values.is_cuda:
-            torch.cuda.current_stream().synchronize()
+            copied = torch.cuda.Event(blocking=True)  # else waiting keeps a CPU busy
+            copied.record()
+            copied.synchronize()
 
     def _rows(self) -> list[Rows]:
         return [*rows_of(self._model), *rows_of(self._model, self._optimizer)]

@@ -24,7 +24,7 @@ from workers.checkpoint import Checkpoint, load
 from workers.checkpoint_list import committed
 from workers.column_worker import ColumnWorker
 from workers.mesh import Mesh
-from workers.meters import Exchanged, Meter
+from workers.meters import Cpu, Exchanged, Meter
 from workers.saving import Saver
 
 NETWORK: Network = CASES["complete"].network
@@ -211,12 +211,16 @@ def two_replicas(rank: int, saved: Path, own: Path) -> dict[str, Any]:
     mine.wait()
     out["committed at return"] = [found.step for found in committed(str(own))]
 
-    meter = Meter()
+    meter = Meter(Cpu())
     # [images, loss, top-1 errors, top-5 errors]; the columns of a replica count the same images.
     meter.add(torch.tensor([[10.0, 5.0, 4.0, 2.0], [6.0, 7.0, 4.0, 2.0]][mesh.replica(rank)], dtype=torch.float64))
     meter.add(torch.tensor([4.0, 4.0, 0.0, 0.0], dtype=torch.float64))
-    exchanged = Exchanged(0.5 * rank, 100 * rank)
-    out["taken"] = meter.take(control, mesh.processes_per_replica, exchanged)
-    meter.seconds |= {"steps": 10.0 + rank, "data": 0.25 * rank}
-    out["taken again"] = meter.take(control, mesh.processes_per_replica, Exchanged(1.5 * rank, 2**40 + 100 * rank))
+    out["taken"] = meter.take(control, mesh.processes_per_replica)
+    meter.leave_out_exchange(Exchanged(0.5 * rank, 100 * rank))
+    meter._seconds, meter._waited["data"], exchanged = (
+        10.0 + rank,
+        0.25 * rank,
+        Exchanged(1.5 * rank, 2**40 + 100 * rank),
+    )
+    out["taken again"] = meter.take_with_times(control, mesh.processes_per_replica, exchanged)
     return out
