@@ -87,7 +87,7 @@ def _rank(
     backend = "gloo"
     if device == "cuda":
         # NCCL refuses ranks that share a GPU, unless it takes them for different hosts; it goes over sockets then.
-        os.environ["NCCL_HOSTID"] = f"rank {rank}"
+        os.environ |= {"NCCL_HOSTID": f"rank {rank}", "NCCL_NET": "Socket"}
         torch.cuda.set_device(0)
         backend = "cpu:gloo,cuda:nccl"
     limit = timedelta(seconds=time_limit_seconds)

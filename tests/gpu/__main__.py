@@ -41,7 +41,6 @@ def jobs(out: Path) -> dict[str, Job]:
         "gloo": ["cluster.columns_per_gpu=2", "cluster.gpu_backend=gloo"],
     }.items():
         train = ["-m", "cluster.train", f"name={name}", f"runs_folder={out / 'runs'}", "cluster.device=cuda"]
-        # On one GPU of several, two columns would take two.
         found[f"train-{name}"] = Job(
             arguments=[*train, "cluster.dashboard=false", f"data.path={out / 'pictures'}", *settings],
             limit_seconds=300,
@@ -55,7 +54,8 @@ def run(job: Job, file: Path) -> str:
     missing = [name for name in job.needs if importlib.util.find_spec(name) is None]
     if missing:
         return f"skipped: no {', '.join(missing)}"
-    own = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+    # Of several GPUs the first; columns that share it have no other network between them than this one.
+    own = {"NCCL_NET": "Socket", "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
     with file.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *job.arguments],

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# A pool of compilers for each of several ranks takes longer to start than there is to compile.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def _or_skip(device: str) -> str:

@@ -1,6 +1,7 @@
 """What a column's process does beside the mathematics: batches fetched ahead, the copy that is saved, process groups."""
 
 import json
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
+from alexnet.exchange import ColumnExchange
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from configs.schema import Optimizer
@@ -19,6 +21,7 @@ from tests.ranks import run_ranks
 from workers.batches import Batches
 from workers.groups import Groups, flight_records
 from workers.mesh import Mesh
+from workers.meters import Gpu, Meter
 
 BUSY_CYCLES = 200_000_000
 """Of a GPU's clock: a tenth of a second, which is longer than what the host does meanwhile."""
@@ -100,28 +103,59 @@ def fresh() -> AlexNet:
     return AlexNet(CASES["complete"].network, seed=1)
 
 
-def groups_of(rank: int, device: Any, file: Path) -> dict[str, Any]:
+def test_the_clock_counts_what_the_device_waits_for(device: str) -> None:
+    """And not what its host waits for while the device is at work."""
+    if device == "cpu":
+        pytest.skip("no CUDA device")
+    meter = Meter(Gpu())
+
+    def waited(seconds: float) -> float:
+        before = meter._waited["data"]
+        with meter.waiting("data"):
+            time.sleep(seconds)
+        with meter.step():
+            keep_busy(device)
+        meter.stop()
+        return meter._waited["data"] - before
+
+    meter.run()
+    with meter.step():
+        keep_busy(device)
+    assert waited(0.01) < 0.005
+    meter.run()
+    assert waited(0.05) > 0.045
+
+
+def groups_of(rank: int, device: Any, backend: Any, file: Path) -> dict[str, Any]:
     dist.destroy_process_group()
-    mesh = Mesh(replicas=1, processes_per_replica=2, columns_per_process=1, device=device)
+    mesh = Mesh(replicas=1, processes_per_replica=2, columns_per_process=1, device=device, gpu_backend=backend)
     limit = timedelta(seconds=77)
     groups = Groups.join(mesh, rank, dist.FileStore(str(file), 2), limit, limit)
     values = torch.full((3,), rank + 1.0, device=device)
     for group in (groups.replica, groups.column):
         dist.all_reduce(values, group=group)
+    exchange = ColumnExchange(groups.column)
+    gathered = exchange.begin_gather(values[None] + rank).end()
+    sent = exchange.begin_send({1 - rank: values[None] + rank}, values[None]).end()
     groups.be_less_patient(timedelta(seconds=55))
     own: Any = groups.column._get_backend(torch.device(device))
     return {
         "sum": values.tolist(),
+        "gathered": torch.cat(gathered).mean(dim=1).tolist(),
+        "sent": sent[1 - rank].mean().item(),
         "backend": own.name(),
         "seconds": own.options._timeout.total_seconds(),
         "records": json.loads(flight_records(device)),
     }
 
 
-def test_groups_of_columns(any_device: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["nccl", "gloo"])
+def test_groups_of_columns(any_device: str, backend: str, tmp_path: Path) -> None:
     """NCCL's and gloo's: they work, wait as long as was said, and their flight recorders tell what they did."""
-    for found in run_ranks(groups_of, 2, any_device, tmp_path / "store", device=any_device):
-        name = "nccl" if any_device == "cuda" else "gloo"
+    name = backend if any_device == "cuda" else "gloo"
+    ranks = run_ranks(groups_of, 2, any_device, backend, tmp_path / "store", device=any_device)
+    for rank, found in enumerate(ranks):
         assert (found["sum"], found["backend"], found["seconds"]) == ([3.0] * 3, name, 55)
+        assert (found["gathered"], found["sent"]) == ([3.0, 4.0], 3.0 + 1 - rank)
         entries = found["records"][name]["entries"]
         assert any("all_reduce" in entry["profiling_name"] for entry in entries), entries
