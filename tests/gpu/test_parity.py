@@ -65,7 +65,7 @@ def test_fp32_is_not_tf32(device: str) -> None:
             ((found.cpu().double() - exact).norm() / exact.norm()).item()
             for found, exact in ((product, a @ b), (conv, F.conv2d(x, w)))
         ]
-    assert max(errors["fp32"] + errors["bf16"]) < 1e-5, "bf16 is autocast's affair; what stays in float32 is exact"
+    assert max(errors["fp32"] + errors["bf16"]) < 5e-5, "bf16 is autocast's affair; what stays in float32 is exact"
     assert errors["tf32"][0] > 1e-4 or device == "cpu"
 
 

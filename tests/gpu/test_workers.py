@@ -149,13 +149,14 @@ def groups_of(rank: int, device: Any, backend: Any, file: Path) -> dict[str, Any
     }
 
 
-@pytest.mark.parametrize("backend", ["nccl", "gloo"])
+@pytest.mark.parametrize(
+    ("any_device", "backend"), [("cpu", "gloo"), ("cuda", "nccl"), ("cuda", "gloo")], indirect=["any_device"]
+)
 def test_groups_of_columns(any_device: str, backend: str, tmp_path: Path) -> None:
     """NCCL's and gloo's: they work, wait as long as was said, and their flight recorders tell what they did."""
-    name = backend if any_device == "cuda" else "gloo"
     ranks = run_ranks(groups_of, 2, any_device, backend, tmp_path / "store", device=any_device)
     for rank, found in enumerate(ranks):
-        assert (found["sum"], found["backend"], found["seconds"]) == ([3.0] * 3, name, 55)
+        assert (found["sum"], found["backend"], found["seconds"]) == ([3.0] * 3, backend, 55)
         assert (found["gathered"], found["sent"]) == ([3.0, 4.0], 3.0 + 1 - rank)
-        entries = found["records"][name]["entries"]
+        entries = found["records"][backend]["entries"]
         assert any("all_reduce" in entry["profiling_name"] for entry in entries), entries
