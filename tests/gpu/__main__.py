@@ -27,7 +27,10 @@ class Job:
 def jobs(out: Path) -> dict[str, Job]:
     bench = ["-m", "cluster.bench"]
     found = {
-        "tier": Job(arguments=["-m", "pytest", "tests/gpu", "-rs", "-p", "no:cacheprovider"], limit_seconds=480),
+        "tier": Job(
+            arguments=["-m", "pytest", "tests/gpu", "-rs", "-o", "addopts=", "-p", "no:cacheprovider"],
+            limit_seconds=480,
+        ),
         "lrn": Job(arguments=[*bench, "lrn"], limit_seconds=120),
         "layers": Job(arguments=[*bench, "layers"], limit_seconds=120),
     }
