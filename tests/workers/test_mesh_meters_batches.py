@@ -3,6 +3,7 @@
 What the groups are among real ranks is part of test_checkpoint, where four of them run.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import torch.distributed as dist
 
 from workers import meters
 from workers.batches import Batches
+from workers.groups import use_interface
 from workers.mesh import Mesh
 from workers.meters import Cpu, Exchanged, Meter
 
@@ -41,6 +43,21 @@ def test_processes_with_several_columns() -> None:
 def test_backends() -> None:
     gpu, cpu = (Mesh(replicas=1, processes_per_replica=1, columns_per_process=2, device=d) for d in ("cuda", "cpu"))
     assert (gpu.backend, cpu.backend) == ("cpu:gloo,cuda:nccl", "gloo")
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({}, ("eth1", "=eth1")),  # NCCL takes a bare name for a beginning, and there may be an eth10
+        ({"GLOO_SOCKET_IFNAME": "eth2", "NCCL_SOCKET_IFNAME": "ib"}, ("eth2", "ib")),
+    ],
+)
+def test_interface_is_the_users_choice_or_the_clusters(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], used: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(given))
+    use_interface("eth1")
+    assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == used
 
 
 class Played:
