@@ -36,14 +36,14 @@ def resolve_auto(config: Config, nodes: Sequence[NodeDevices]) -> tuple[Config, 
 
 
 def _replicas(config: Config, nodes: Sequence[NodeDevices]) -> tuple[int, str]:
-    processes, batch = config.network.most_processes, config.train.batch_size
+    gpus, batch = config.network.most_processes // config.cluster.columns_per_gpu, config.train.batch_size
     if config.cluster.device == "cpu":
         return 1, "cluster.device is cpu"
-    room = sum(node.gpus // processes for node in nodes)
+    room = sum(node.gpus // gpus for node in nodes)
     if room < 1:
-        return 1, f"no node has {processes} GPU(s), as many as a replica takes"
+        return 1, f"no node has {gpus} GPU(s), as many as a replica takes"
     count = max(number for number in range(1, min(room, batch) + 1) if batch % number == 0)
-    why = f"there are GPUs for {room} replica(s) of {processes}, each on one node"
+    why = f"there are GPUs for {room} replica(s) of {gpus}, each on one node"
     return count, why if count == room else f"{why}, and {batch} images split evenly over {count}"
 
 
@@ -52,18 +52,21 @@ def _data_workers(config: Config, nodes: Sequence[NodeDevices]) -> tuple[int, st
     gpus = sum(node.gpus for node in nodes)
     if cluster.device == "cpu" or gpus < replicas:
         return 1, "one makes more images than CPUs train"
-    processes = most if sum(node.gpus // most for node in nodes) >= replicas else 1
+    gpus_each = most // cluster.columns_per_gpu
+    processes = most
+    if sum(node.gpus // gpus_each for node in nodes) < replicas:
+        processes = gpus_each = 1
     precision = config.compute.precision
     each = DATA_WORKERS_PER_GPU[precision]
-    useful = each * processes
+    useful = each * gpus_each
     # Ray fills a node before it takes the next, so a node has as many replicas as its GPUs allow.
     left = []
     for node in nodes:
-        here = min(node.gpus // processes, replicas)
+        here = min(node.gpus // gpus_each, replicas)
         if here:
             left.append(node.cpus / here - processes * cluster.cpus_per_column)
     room = int(min(left, default=0) // cluster.cpus_per_data_worker)
     if room < useful:
         why = f"the node has {max(min(left, default=0), 0):g} CPU(s) per replica left, and {useful} would be useful"
         return max(room, 1), why
-    return useful, f"{each} serve a GPU in {precision} and a replica has {processes}"
+    return useful, f"{each} serve a GPU in {precision} and a replica has {gpus_each}"

@@ -22,7 +22,8 @@ def replicas_that_fit(plan: Plan, *, held: int = 0) -> int:
     for free in _free_resources():
         cpus += free.get("CPU", 0.0)
         fits = int(free.get("CPU", 0.0) // columns_cpus)
-        room += min(fits, int(free.get("GPU", 0.0) // processes)) if plan.mesh.device == "cuda" else fits
+        gpus = plan.mesh.gpus_per_replica
+        room += min(fits, int(free.get("GPU", 0.0) // gpus)) if gpus else fits
     # Data workers may be anywhere.
     room = min(room, held + int(cpus // (columns_cpus + cluster.data_worker_count * cluster.cpus_per_data_worker)))
     return max((n for n in range(1, room + 1) if cluster.replica_count % n == 0), default=0)

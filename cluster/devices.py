@@ -18,12 +18,22 @@ def choose_mesh(config: Config, gpus_of_nodes: Sequence[int]) -> tuple[Mesh, str
     replicas, columns, wish = config.cluster.replica_count, config.network.columns, config.cluster.device
     gpus = sum(gpus_of_nodes)
     if config.network.most_processes < columns:
-        return _together(replicas, columns, wish, gpus)
-    each = Mesh(replicas=replicas, processes_per_replica=columns, columns_per_process=1, device="cuda")
-    if wish != "cpu" and sum(there // columns for there in gpus_of_nodes) >= replicas:
-        return each, f"{gpus} GPU(s) for {replicas * columns} column(s): one each, exchanging over NCCL"
+        return _together(config, gpus)
+    shared, backend = config.cluster.columns_per_gpu, config.cluster.gpu_backend
+    each = Mesh(
+        replicas=replicas,
+        processes_per_replica=columns,
+        columns_per_process=1,
+        device="cuda",
+        processes_per_gpu=shared,
+        gpu_backend=backend,
+    )
+    if wish != "cpu" and sum(there // each.gpus_per_replica for there in gpus_of_nodes) >= replicas:
+        over = {"nccl": "NCCL", "gloo": "gloo"}[backend]
+        split = "one each" if shared == 1 else f"{shared} share one"
+        return each, f"{gpus} GPU(s) for {replicas * columns} column(s): {split}, exchanging over {over}"
     if wish != "cpu" and gpus >= replicas:
-        whole = Mesh(replicas=replicas, processes_per_replica=1, columns_per_process=columns, device="cuda")
+        whole = replace(each, processes_per_replica=1, columns_per_process=columns, processes_per_gpu=1)
         apart = "" if gpus < replicas * columns else f", too few nodes with {columns} of them"
         return (
             whole,
@@ -49,15 +59,19 @@ def choose_mesh(config: Config, gpus_of_nodes: Sequence[int]) -> tuple[Mesh, str
     return cpu, f"{asked}: one process per column on CPUs, exchanging over gloo"
 
 
-def _together(replicas: int, columns: int, wish: str, gpus: int) -> tuple[Mesh, str]:
+def _together(config: Config, gpus: int) -> tuple[Mesh, str]:
     """For a network whose response norms see every column's maps, which are not sent between processes."""
+    replicas, columns = config.cluster.replica_count, config.network.columns
+    wish, backend = config.cluster.device, config.cluster.gpu_backend
     if wish == "cuda" and gpus < replicas:
         raise UserError(
             f"cluster.device is cuda, but there are {gpus} GPU(s) for {replicas} replica(s), each with all its columns in one "
             "process because network.lrn.sees is all; set cluster.device=auto or cpu, or fewer cluster.replicas"
         )
     device: Literal["cuda", "cpu"] = "cuda" if wish != "cpu" and gpus >= replicas else "cpu"
-    mesh = Mesh(replicas=replicas, processes_per_replica=1, columns_per_process=columns, device=device)
+    mesh = Mesh(
+        replicas=replicas, processes_per_replica=1, columns_per_process=columns, device=device, gpu_backend=backend
+    )
     where = "on one GPU" if device == "cuda" else "on CPUs"
     return mesh, f"all columns of a replica in one process {where}, because network.lrn.sees is all"
 

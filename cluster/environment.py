@@ -1,5 +1,7 @@
 """What a column's process needs in its environment from the start."""
 
+from workers.mesh import Mesh
+
 # glibc gives blocks of more than 32 MB back to the system after each use, and a page fault for every 4 kB of the next one costs
 # a CPU run up to half of its time. So: no block from mmap, nothing given back, one arena, and huge pages where allowed.
 COLUMN_ENVIRONMENT = {
@@ -13,3 +15,10 @@ COLUMN_ENVIRONMENT = {
 
 # Since Ray 2.58 a process that asks for no GPU sees them all; this keeps those that need none off them.
 NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def column_environment(mesh: Mesh, rank: int) -> dict[str, str]:
+    if mesh.processes_per_gpu == 1 or mesh.gpu_backend != "nccl":
+        return COLUMN_ENVIRONMENT
+    # NCCL refuses ranks that share a GPU, unless it takes them for different hosts; it goes over sockets then.
+    return {**COLUMN_ENVIRONMENT, "NCCL_HOSTID": f"rank {rank}"}

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from alexnet.colour import PixelStatistics
 from cluster import own_ray
-from cluster.environment import COLUMN_ENVIRONMENT, NO_GPUS
+from cluster.environment import NO_GPUS, column_environment
 from cluster.failures import NoRoomError, RunFailed, explain, is_wrong_input
 from cluster.paths import absolute
 from cluster.plan import Plan
@@ -108,10 +108,10 @@ class WorkerGroup:
 
     def _start(self) -> None:
         plan, cluster = self.plan, self.plan.config.cluster
-        gpus = 1 if plan.mesh.device == "cuda" else 0
+        gpus = plan.mesh.gpus_per_replica
         bundle = {"CPU": float(plan.mesh.processes_per_replica * cluster.cpus_per_column)}
         if gpus:
-            bundle["GPU"] = float(plan.mesh.processes_per_replica)
+            bundle["GPU"] = float(gpus)
         self._placement = placement_group([bundle] * plan.mesh.replicas, strategy="PACK")
         if not self._placement.wait(cluster.start_timeout_seconds):
             raise NoRoomError(self._no_room(f"{plan.mesh.replicas} x {bundle}"))
@@ -124,10 +124,10 @@ class WorkerGroup:
             options = column_actor.options(
                 name=self._named(plan.mesh.name(rank)),
                 num_cpus=cluster.cpus_per_column,
-                num_gpus=gpus,
+                num_gpus=gpus / plan.mesh.processes_per_replica,
                 scheduling_strategy=place,
                 max_concurrency=2 + plan.mesh.processes_per_replica,
-                runtime_env={"env_vars": COLUMN_ENVIRONMENT},
+                runtime_env={"env_vars": column_environment(plan.mesh, rank)},
             )
             self.columns.append(options.remote(plan.config, plan.mesh, rank))
         self._start_data(placement_group_table(self._placement)["bundles_to_node_id"])

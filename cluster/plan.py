@@ -139,7 +139,7 @@ class Plan:
 
     @property
     def gpus(self) -> int:
-        return self.mesh.size if self.mesh.device == "cuda" else 0
+        return self.mesh.replicas * self.mesh.gpus_per_replica
 
     def with_replicas(self, replicas: int) -> "Plan":
         """The same with fewer of the config's replicas, or all of them."""
@@ -223,7 +223,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         (
             "actors",
             f"{mesh.size} column worker(s) with {cluster.cpus_per_column} CPU(s)"
-            + (" and 1 GPU" if mesh.device == "cuda" else "")
+            + _gpu_each(mesh)
             + f" each; {mesh.replicas * cluster.data_worker_count} data worker(s) with {cluster.cpus_per_data_worker:g} CPU(s) "
             + "each",
         ),
@@ -270,6 +270,12 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             ),
         ),
     ]
+
+
+def _gpu_each(mesh: Mesh) -> str:
+    if mesh.device == "cpu":
+        return ""
+    return " and 1 GPU" if mesh.processes_per_gpu == 1 else f" and 1/{mesh.processes_per_gpu} of a GPU"
 
 
 def _precision(plan: Plan) -> str:

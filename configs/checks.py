@@ -31,7 +31,14 @@ TAKEN = {
 
 def impossible_combinations(config: Config) -> list[tuple[str, str]]:
     """(path, what is wrong and what to change) for everything that cannot be run."""
-    return [*_places(config), *_network(config.network), *_training(config), *_schedule(config), *_augment(config)]
+    return [
+        *_places(config),
+        *_network(config.network),
+        *_training(config),
+        *_schedule(config),
+        *_augment(config),
+        *_sharing(config),
+    ]
 
 
 def _places(config: Config) -> Iterator[tuple[str, str]]:
@@ -122,6 +129,19 @@ def _training(config: Config) -> Iterator[tuple[str, str]]:
     if train.init_layers is not None and train.init_from is None:
         yield "train.init_layers", "says what to take from train.init_from, which is not set; set it, or leave this out"
     yield from _unknown("train.init_layers", train.init_layers or (), names)
+
+
+def _sharing(config: Config) -> Iterator[tuple[str, str]]:
+    shared, path = config.cluster.columns_per_gpu, "cluster.columns_per_gpu"
+    if shared == 1:
+        return
+    processes = config.network.most_processes
+    if config.cluster.device == "cpu":
+        yield path, f"is {shared}, and cluster.device is cpu; leave one of them out"
+    elif processes < config.network.columns:
+        yield path, f"is {shared}, but all columns are in one process, because network.lrn.sees is all; leave it out"
+    elif processes % shared:
+        yield path, f"{processes} column(s) of a replica cannot share GPUs by {shared}; take a divisor"
 
 
 def _profile(train: Train) -> Iterator[tuple[str, str]]:

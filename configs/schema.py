@@ -192,8 +192,13 @@ class Cluster(Section):
     """Copies of the network that train on different images of a batch (data parallel). auto: as many as there are GPUs for, one
     per column and all of a replica on one node, among the numbers that divide `train.batch_size`; 1 without them."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: one GPU per column if there are enough; else all columns of a replica in one process on one GPU; else
-    CPUs. `--plan` says which and why."""
+    """auto: one GPU per column (or `columns_per_gpu`) if there are enough; else all columns of a replica in one process on one
+    GPU; else CPUs. `--plan` says which and why."""
+    columns_per_gpu: Count = 1
+    """Column processes of a replica that share a GPU, each asking Ray for its part of one. More than 1 is for trying columns
+    where GPUs are few: they take turns and talk over sockets, and all columns in one process are faster."""
+    gpu_backend: Literal["nccl", "gloo"] = "nccl"
+    """Between GPUs. gloo goes by way of host memory, and is for finding out whether a fault is NCCL's."""
     cpus_per_column: Count = 1
     """CPUs, and compute threads, of a column's process."""
     data_workers: CountOrAuto = 1

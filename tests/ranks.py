@@ -1,4 +1,4 @@
-"""Real processes with a gloo process group among them, for one test."""
+"""Real processes with a process group among them, for one test: gloo, and on a GPU that they share NCCL too."""
 
 import multiprocessing
 import os
@@ -18,10 +18,15 @@ TIME_LIMIT_SECONDS = 180.0
 
 
 def run_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, time_limit_seconds: float = TIME_LIMIT_SECONDS
+    function: Callable[..., Any],
+    world_size: int,
+    *args: Any,
+    device: str = "cpu",
+    time_limit_seconds: float = TIME_LIMIT_SECONDS,
 ) -> list[Any]:
     """[function(rank, *args) for each rank], each in a process of its own with the default process group set up.
 
+    device: "cpu", or "cuda" for tensors there too; all ranks share the GPU.
     function: importable by name. Its result travels through torch.save. Raises RuntimeError with the
     traceback of the rank that failed first, and TimeoutError if the ranks are not done in time; no process is left behind.
     """
@@ -32,7 +37,7 @@ def run_ranks(
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(
-                target=_rank, args=(function, rank, world_size, store.port, folder, time_limit_seconds, args)
+                target=_rank, args=(function, rank, world_size, device, store.port, folder, time_limit_seconds, args)
             )
             for rank in range(world_size)
         ]
@@ -72,17 +77,24 @@ def _rank(
     function: Callable[..., Any],
     rank: int,
     world_size: int,
+    device: str,
     port: int,
     folder: str,
     time_limit_seconds: float,
     args: tuple[Any, ...],
 ) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo", "TORCH_FR_BUFFER_SIZE": "256"}
     torch.set_num_threads(1)
+    backend = "gloo"
+    if device == "cuda":
+        # NCCL refuses ranks that share a GPU, unless it takes them for different hosts; it goes over sockets then.
+        os.environ |= {"NCCL_HOSTID": f"rank {rank}", "NCCL_NET": "Socket"}
+        torch.cuda.set_device(0)
+        backend = "cpu:gloo,cuda:nccl"
     limit = timedelta(seconds=time_limit_seconds)
     try:
         store = dist.TCPStore("127.0.0.1", port, None, False, timeout=limit)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=limit)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
         torch.save(function(rank, *args), Path(folder) / f"{rank}.pt")
         dist.barrier()
         dist.destroy_process_group()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy.typing as npt
-import ray
 import torch
 from torch import Tensor
 
@@ -19,8 +18,8 @@ class Batches:
     One batch waits here, and the thread may hold another, while the column computes on a third.
     """
 
-    def __init__(self, get: Callable[[int], list[Any]], device: torch.device) -> None:
-        """get: returns a batch of the program by its number, as [reference]; blocks. See `workers.data.feed.Feed.get`."""
+    def __init__(self, get: Callable[[int], dict[str, Any]], device: torch.device) -> None:
+        """get: returns the arrays of a batch of the program by its number; blocks."""
         self._get, self._device = get, device
         self._ready: queue.Queue[tuple[Batch, torch.cuda.Event | None] | BaseException] = queue.Queue(maxsize=1)
         # Copies to a GPU go beside what it computes, on a stream of their own.
@@ -69,12 +68,8 @@ class Batches:
     def _all(self) -> Iterator[Batch]:
         number = 0
         while True:
-            [reference] = self._get(number)
-            # Views into the object store; the copy lets go of them before the next batch is asked for.
-            arrays = ray.get(reference)
-            batch = self._copy(arrays)
-            del arrays, reference
-            yield batch
+            # Nothing holds the arrays, which are views into the object store, once they are copied.
+            yield self._copy(self._get(number))
             number += 1
 
     def _copy(self, arrays: dict[str, Any]) -> Batch:

@@ -1,6 +1,5 @@
 """The column worker: the Ray actor that owns one column of one replica (or all columns, on a single GPU) and trains it."""
 
-import json
 import os
 import threading
 import time
@@ -13,8 +12,6 @@ from typing import Any, Literal
 import ray
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from alexnet.augment import Preprocess
 from alexnet.colour import PixelStatistics
@@ -34,6 +31,7 @@ from workers.data.cache import local_folder
 from workers.data.feed import Feed
 from workers.data.manifest import Manifest, pixel_statistics
 from workers.data.storage import is_url
+from workers.groups import Groups, flight_records, use_interface
 from workers.hosted_feed import HostedFeed
 from workers.init_from import init_from
 from workers.interfaces import interface_of
@@ -99,27 +97,17 @@ class ColumnWorker:
         return self._store.port
 
     def join(self, own: str, address: str, port: int) -> None:
-        """Join the process group of all ranks, and make the mesh's groups.
+        """Join the process groups.
 
         own: this node's address in the cluster. address, port: of rank 0's store.
         """
         interface = interface_of(own)
         if interface:
-            # Host names that resolve to 127.0.1.1 (Debian's default) would otherwise lead gloo astray.
-            os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
-        if self.mesh.device == "cuda":
-            torch.cuda.set_device(0)  # the only one that Ray lets this actor see
+            use_interface(interface)
         store = self._store or dist.TCPStore(address, port, is_master=False, timeout=self._start_timeout())
         timeout = timedelta(seconds=self.config.cluster.collective_timeout_seconds)
-        dist.init_process_group(
-            self.mesh.backend, store=store, rank=self.rank, world_size=self.mesh.size, timeout=timeout
-        )
-        shape = (self.mesh.replicas, self.mesh.processes_per_replica)
-        axes = init_device_mesh(self.mesh.device, shape, mesh_dim_names=("replica", "column"))
-        self._replica_group, self._column_group = axes.get_group("replica"), axes.get_group("column")
-        self._control_group = dist.new_group(backend="gloo", timeout=timeout)
         saving = timedelta(seconds=self.config.checkpoint.save_timeout_seconds)
-        self._save_group = dist.new_group(backend="gloo", timeout=saving)
+        self.groups = Groups.join(self.mesh, self.rank, store, timeout, saving)
 
     def open_feed(
         self,
@@ -181,12 +169,7 @@ class ColumnWorker:
 
     def collectives(self) -> str:
         """What this process's process groups did last (torch's flight recorders), as JSON: {"gloo": ..., "nccl": ...}."""
-        torch_internals: Any = torch._C._distributed_c10d
-        # NCCL's groups have a recorder of their own, which builds without CUDA lack.
-        dumps = {"gloo": torch_internals._dump_fr_trace_json}
-        if self.mesh.device == "cuda":
-            dumps["nccl"] = torch_internals._dump_nccl_trace_json
-        return json.dumps({name: json.loads(dump()) for name, dump in dumps.items()})
+        return flight_records(self.mesh.device)
 
     def trace(self) -> Trace | None:
         """Of the steps that were profiled; None if there is none."""
@@ -218,7 +201,7 @@ class ColumnWorker:
             config.network,
             first_column=self.mesh.first_column(self.rank),
             columns=self.mesh.columns_per_process,
-            exchange=NoExchange() if alone else ColumnExchange(self._column_group),
+            exchange=NoExchange() if alone else ColumnExchange(self.groups.column),
             seed=config.train.seed,
             fused=config.compute.fused,
             compiled=config.compute.compile,
@@ -247,11 +230,11 @@ class ColumnWorker:
             mesh=self.mesh,
             rank=self.rank,
             program=program,
-            step=Step(model, preprocess, optimizer, self._replica_group, config.compute.precision),
+            step=Step(model, preprocess, optimizer, self.groups.replica, config.compute.precision),
             schedule=schedule,
             batches=Batches(self._getter(feeder), device),
-            group=self._control_group,
-            save_group=self._save_group,
+            group=self.groups.control,
+            save_group=self.groups.save,
             checkpoints=checkpoints,
             attempt=attempt,
             facts={
@@ -287,12 +270,16 @@ class ColumnWorker:
             loop.profiling.close()
         return {"ended": ended, "step": loop.steps_done, "errors": errors}
 
-    def _getter(self, feeder: Any) -> Callable[[int], list[Any]]:
-        """What fetches a batch by its number: from the feed in this process, or in the replica's first column's."""
+    def _getter(self, feeder: Any) -> Callable[[int], dict[str, Any]]:
+        """What fetches a batch's arrays by its number: from the feed in this process, or in the replica's first column's."""
         reader = self.mesh.place(self.rank)
-        if feeder is None:
-            return lambda number: self.batch(number, reader)
-        return lambda number: ray.get(feeder.batch.remote(number, reader))
+
+        def get(number: int) -> dict[str, Any]:
+            [reference] = self.batch(number, reader) if feeder is None else ray.get(feeder.batch.remote(number, reader))
+            arrays: dict[str, Any] = ray.get(reference)  # views into the object store
+            return arrays
+
+        return get
 
     def _be_less_patient(self) -> None:
         """From here on little is compiled any more, and whoever waits for long waits for somebody who hangs.
@@ -303,9 +290,8 @@ class ColumnWorker:
         if is_url(self.config.data.path):
             return  # another replica may wait for its cache
         limit = timedelta(seconds=2 * self.config.fault.hang_timeout_seconds)
-        for group in (dist.group.WORLD, self._replica_group, self._column_group, self._control_group):
-            if limit < timedelta(seconds=self.config.cluster.collective_timeout_seconds):
-                _set_pg_timeout(limit, group)
+        if limit < timedelta(seconds=self.config.cluster.collective_timeout_seconds):
+            self.groups.be_less_patient(limit)
 
     def _report(self, report: dict[str, Any]) -> None:
         self._reports.append({**report, "seconds": time.monotonic() - self._started})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from workers.checkpoint import Checkpoint
 from workers.checkpoint_store import keyless
 from workers.data.storage import is_url
 from workers.mesh import Mesh
-from workers.meters import Exchanged, Meter
+from workers.meters import Cpu, Exchanged, Gpu, Meter
 from workers.profiling import Profiling
 from workers.program import Item, Program
 from workers.progress import ProgressTeller
@@ -62,11 +62,10 @@ class Loop:
         self.steps_done = self.start.step if self.start else 0
         self.evaluated = self.start.evaluated if self.start else True
         """Whether the evaluation that is due after `steps_done` updates has been done."""
-        self._training, self._testing = Meter(), Meter()
+        self._training, self._testing = (Meter(Gpu() if self.mesh.device == "cuda" else Cpu()) for _ in range(2))
         self.profiling = Profiling(self.config.train.profile_steps, self.mesh.device, self.group)
         self._known: set[str] = set()
         """Kinds of items that have been done before."""
-        self._previous: torch.cuda.Event | None = None
         # A checkpoint that is there already is not made again: that would begin by removing it.
         self._saved = (self.steps_done, self.evaluated) if self.start else None
         self._errors: dict[str, Any] = dict(self.start.state["errors"]) if self.start else {}
@@ -81,10 +80,13 @@ class Loop:
         ended: Literal["finished", "stopped"] = "finished"
         try:
             for item in self.program.items(step=self.steps_done, evaluated=self.evaluated):
-                if item.begins_step and self._agreed_to_stop():
+                trains = item.request.split == "train"
+                if trains:
+                    self._training.run()
+                if item.begins_step and self._agreed_to_stop(self._training if trains else None):
                     ended = "stopped"
                     break
-                if item.request.split == "train":
+                if trains:
                     self._train(item)
                 else:
                     self._test(item)
@@ -109,14 +111,14 @@ class Loop:
     def _train(self, item: Item) -> None:
         rates = self.schedule.rates(self.program.epoch_at(item.step - 1))
         if item.begins_step:
-            self.profiling.begin(item.step)
-        with self._training.measure("steps"), named(f"step {item.step}"):
+            self._profile(self.profiling.begin, item)
+        with named(f"step {item.step}"):
             self._begin(f"waiting for the data of step {item.step}", "train", fetches=True)
-            with self._training.measure("data"), named("waiting for data"):
+            with self._training.waiting("data"), named("waiting for data"):
                 batch = next(self.batches)
             self._begin(f"computing step {item.step}", "train")
-            self._training.add(self.step.train(batch, rates, part=item.part, parts=item.parts))
-            self._wait_for_previous()
+            with self._training.step():
+                self._training.add(self.step.train(batch, rates, part=item.part, parts=item.parts))
         if not item.ends_step:
             return
         if "train" not in self._known:
@@ -126,8 +128,17 @@ class Loop:
         self.evaluated = not self.program.evaluates_after(item.step)
         if item.step % self.config.train.report_every_steps == 0 or not self.evaluated:
             self._report_training()
-        if profiled := self.profiling.end(item.step):
+        if profiled := self._profile(self.profiling.end, item):
             self.report({**profiled, "step": item.step})
+
+    def _profile(self, part: Callable[[int], Any], item: Item) -> Any:
+        """Begin or end it; that is no time of the steps."""
+        if item.step not in (self.config.train.profile_steps or ()):
+            return part(item.step)
+        self._training.stop()
+        done = part(item.step)
+        self._training.run()
+        return done
 
     def _begin(self, doing: str, kind: str, *, fetches: bool = False) -> None:
         """Tell what is done now. The first of a kind may be compiled on the way, or wait for a cache to be filled.
@@ -137,17 +148,11 @@ class Loop:
         slow = kind not in self._known or (fetches and is_url(self.config.data.path))
         self.progress.begin(doing, "first" if slow else "usual")
 
-    def _wait_for_previous(self) -> None:
-        """A GPU's host may be one step ahead, which keeps the GPU busy; further, clocks would lie and batches pile up."""
-        if self.mesh.device == "cuda":
-            if self._previous is not None:
-                self._previous.synchronize()
-            self._previous = torch.cuda.current_stream().record_event()
-
     def _report_training(self) -> None:
         """Report what was trained since the last report. Raises FloatingPointError if training has diverged."""
         rates = self.schedule.rates(self.program.epoch_at(self.steps_done - 1))
-        taken = self._take(self._training)
+        exchanged = self._exchanged()
+        taken = self._where() | self._training.take_with_times(self.group, self.mesh.processes_per_replica, exchanged)
         self.report({"kind": "train", **taken, "weights_rate": rates.weights, "biases_rate": rates.biases})
         self._refuse_diverged("loss", taken["loss"])
 
@@ -160,41 +165,44 @@ class Loop:
             )
 
     def _test(self, item: Item) -> None:
+        self._training.stop()
+        self._testing.run()
         if item.request.count:
             test = self.step.test if self.views == 1 else self.step.test_ten_views
-            with self._testing.measure("tests"):
-                self._begin("waiting for validation data", "test", fetches=True)
-                batch = next(self.batches)
-                self._begin(f"testing after step {item.step}", "test")
+            self._begin("waiting for validation data", "test", fetches=True)
+            batch = next(self.batches)
+            self._begin(f"testing after step {item.step}", "test")
+            with self._testing.step():
                 self._testing.add(test(batch))
-                self._wait_for_previous()
             self._known.add("test")
         if item.ends_evaluation:
-            took = self._testing.seconds["tests"]
-            self._errors = self._take(self._testing)
+            self._testing.stop()
+            took = self._testing.take_seconds()
+            self._errors = self._where() | self._testing.take(self.group, self.mesh.processes_per_replica)
+            self._training.leave_out_exchange(self._exchanged())
             self.schedule.observe(self._errors["top1_error"])
             self.evaluated = True
             self.report({"kind": "evaluation", **self._errors, "took_seconds": took})
             if self._saver:
                 self._refuse_diverged("validation loss", self._errors["loss"])
 
-    def _take(self, meter: Meter) -> dict[str, Any]:
+    def _exchanged(self) -> Exchanged:
         exchange = self.step.model.exchange
-        exchanged = Exchanged()
         if isinstance(exchange, ColumnExchange):
-            exchanged = Exchanged(exchange.seconds, exchange.bytes_sent)
-        taken = meter.take(self.group, self.mesh.processes_per_replica, exchanged)
-        self._training.leave_out_exchange(exchanged)
-        return {"step": self.steps_done, "epoch": self.program.epoch_at(self.steps_done), **taken}
+            return Exchanged(exchange.seconds, exchange.bytes_sent)
+        return Exchanged()
 
-    def _agreed_to_stop(self) -> bool:
-        """Whether any rank was asked to stop; all get the same answer before the same item.
+    def _where(self) -> dict[str, Any]:
+        return {"step": self.steps_done, "epoch": self.program.epoch_at(self.steps_done)}
+
+    def _agreed_to_stop(self, meter: Meter | None = None) -> bool:
+        """Whether any rank was asked to stop; all get the same answer before the same item. meter: of the wait for the others.
 
         Raises what a save has raised meanwhile, on every rank too.
         """
         failed = self._saver is not None and self._saver.has_failed
         flags = torch.tensor([int(self.asked_to_stop()), int(failed)])
-        with named("agreeing to go on"):
+        with meter.waiting("others") if meter else nullcontext(), named("agreeing to go on"):
             dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
         stop, failed_anywhere = flags.tolist()
         if failed_anywhere:
@@ -236,6 +244,7 @@ class Loop:
             "schedule": self.schedule.state(),
             "errors": self._errors,
         }
+        self._training.stop()
         self.progress.begin(f"saving step {self.steps_done}", "saving")
         self._saver.save(state)
         self._saved = (self.steps_done, self.evaluated)

@@ -15,6 +15,9 @@ class Mesh:
     processes_per_replica: int
     columns_per_process: int
     device: Literal["cpu", "cuda"]
+    processes_per_gpu: int = 1
+    """More than 1: of one replica, whose number of processes it divides."""
+    gpu_backend: Literal["nccl", "gloo"] = "nccl"
 
     @property
     def size(self) -> int:
@@ -23,7 +26,11 @@ class Mesh:
     @property
     def backend(self) -> str:
         """Of torch.distributed: NCCL between GPUs, gloo between CPUs; small agreements go over gloo in either case."""
-        return "cpu:gloo,cuda:nccl" if self.device == "cuda" else "gloo"
+        return "cpu:gloo,cuda:nccl" if self.device == "cuda" and self.gpu_backend == "nccl" else "gloo"
+
+    @property
+    def gpus_per_replica(self) -> int:
+        return self.processes_per_replica // self.processes_per_gpu if self.device == "cuda" else 0
 
     def replica(self, rank: int) -> int:
         return rank // self.processes_per_replica

@@ -5,7 +5,7 @@ The order of a save, in which every rank takes part:
     host memory, and the loop goes on;
  2. a thread of each process does the rest, over a process group of its own. Rank 0 looks whether a later attempt has begun, for
     then this one may write no more (takeover.py), and whether the step is committed already (the same step of the same run is the
-    same, bit for bit), and makes the folder anew;
+    same: on CPUs bit for bit; on a GPU max-pool's backward adds in any order, so up to rounding), and makes the folder anew;
  3. each process of replica 0 writes its file for good, and its SHA-256 is taken;
  4. rank 0 collects names, sizes and SHA-256 of the files and puts `state.json` beside them: that is the commit, and a folder
     without it is no checkpoint;
@@ -76,7 +76,9 @@ class HostCopy:
         for own in rows:
             self.tensors[own.name].copy_(own.values, non_blocking=True)
         if rows[0].values.is_cuda:
-            torch.cuda.current_stream().synchronize()
+            copied = torch.cuda.Event(blocking=True)  # else waiting keeps a CPU busy
+            copied.record()
+            copied.synchronize()
 
     def _rows(self) -> list[Rows]:
         return [*rows_of(self._model), *rows_of(self._model, self._optimizer)]

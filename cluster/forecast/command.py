@@ -104,7 +104,9 @@ def plan_on(
     if machine.device == "cpu":
         return make_plan(replace(config, cluster=replace(config.cluster, device="cpu")), 0, dataset), machine
     replicas = config.cluster.replicas if config.cluster.replicas != "auto" else 1
-    there = machine.nodes or max(1, -(-replicas * config.network.columns // machine.devices_per_node))
+    there = machine.nodes or max(
+        1, -(-replicas * config.network.columns // (machine.devices_per_node * config.cluster.columns_per_gpu))
+    )
     gpus = devices or there * machine.devices_per_node
     counts = [min(machine.devices_per_node, gpus - node * machine.devices_per_node) for node in range(there)]
     described = [NodeDevices(gpus=count, cpus=machine.cpus_per_node) for count in counts]

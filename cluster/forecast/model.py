@@ -68,7 +68,7 @@ class Speeds:
 
     machine: Machine
     devices: float
-    """GPUs, always 1; or cores that it has to itself."""
+    """GPUs, 1 or its part of a shared one; or cores that it has to itself."""
     flop_per_second: float
     bytes_per_second: float
     hides: bool
@@ -109,7 +109,7 @@ def forecast(plan: Plan, machine: Machine) -> Forecast:
     step += wait
     return Forecast(
         machine=machine,
-        devices=plan.mesh.size if machine.device == "cuda" else _cores(plan, machine),
+        devices=plan.gpus if machine.device == "cuda" else _cores(plan, machine),
         nodes=nodes_for(plan, machine),
         batch_size=batch,
         step_seconds=step,
@@ -127,8 +127,8 @@ def nodes_for(plan: Plan, machine: Machine) -> int:
     """As many as are described, or as the processes need."""
     if machine.nodes is not None:
         return machine.nodes
-    per_process = plan.config.cluster.cpus_per_column if machine.device == "cpu" else 1
-    per_node = max(1, machine.devices_per_node // (plan.mesh.processes_per_replica * per_process))
+    on_cpus = plan.mesh.processes_per_replica * plan.config.cluster.cpus_per_column
+    per_node = max(1, machine.devices_per_node // (on_cpus if machine.device == "cpu" else plan.mesh.gpus_per_replica))
     return math.ceil(plan.mesh.replicas / per_node)
 
 
@@ -144,7 +144,7 @@ def _speeds(plan: Plan, machine: Machine) -> Speeds:
     nodes, mesh = nodes_for(plan, machine), plan.mesh
     there = nodes * machine.devices_per_node
     if machine.device == "cuda":
-        devices, hides, shared = 1.0, True, 1.0
+        devices, hides, shared = 1.0 / mesh.processes_per_gpu, True, 1.0
     else:
         devices = min(float(_threads(plan)), there / mesh.size)
         hides, shared = mesh.size * _threads(plan) < there, min(1.0, there / mesh.size)

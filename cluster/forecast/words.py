@@ -48,6 +48,8 @@ def _remarks(plan: Plan, found: Forecast) -> list[str]:
     there = found.nodes * machine.cpus_per_node
     if machine.device == "cuda" and plan.cpus > there:
         remarks.append(f"the actors ask for {plan.cpus:g} CPUs and the node(s) have {there}")
+    if plan.mesh.processes_per_gpu > 1:
+        remarks.append("columns that share a GPU talk over sockets, which takes longer than is predicted here")
     if found.host_bound:
         remarks.append(
             "giving the GPU its operations takes longer than they do: larger batches per replica cost little"

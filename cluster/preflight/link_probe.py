@@ -30,7 +30,7 @@ class LinkProbe:
         self._own, self._store = own, None  # type: tuple[str, Any]
         interface = interface_of(own)
         if interface:
-            os.environ["GLOO_SOCKET_IFNAME"] = interface
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         torch.set_num_threads(1)
 
     def ready(self) -> None:

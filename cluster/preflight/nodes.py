@@ -29,8 +29,9 @@ class Node:
     def replicas(self, plan: Plan) -> int:
         """Of the plan's replicas, the most that may be placed here. Ray fills a node before it takes the next."""
         processes = plan.mesh.processes_per_replica
-        gpus = processes if plan.mesh.device == "cuda" else 0
-        room = self.devices.replicas(gpus=gpus, cpus=processes * plan.config.cluster.cpus_per_column)
+        room = self.devices.replicas(
+            gpus=plan.mesh.gpus_per_replica, cpus=processes * plan.config.cluster.cpus_per_column
+        )
         return min(room, plan.mesh.replicas)
 
     def takes_data_workers(self, plan: Plan) -> bool:
@@ -107,7 +108,7 @@ def check_room(plan: Plan, nodes: Sequence[Node]) -> list[Result]:
     room = sum(node.replicas(plan) for node in nodes)
     cpus, gpus = sum(node.devices.cpus for node in nodes), sum(node.devices.gpus for node in nodes)
     processes, each = plan.mesh.processes_per_replica, plan.config.cluster.cpus_per_column
-    needs = f"{processes * each} CPU(s)" + (f" and {processes} GPU(s)" if plan.gpus else "")
+    needs = f"{processes * each} CPU(s)" + (f" and {plan.mesh.gpus_per_replica} GPU(s)" if plan.gpus else "")
     if 0 < room < plan.mesh.replicas and plan.config.fault.elastic:
         what = f"there is room for {room} of {plan.mesh.replicas} replica(s) of {needs} each; fewer will take their parts too"
         return [Result(name="room", state="warning", what=what)]

@@ -7,6 +7,7 @@ In this order:
  4. links between those nodes that may have columns.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -100,7 +101,10 @@ def look_at_nodes(
             answers=answers,
             own=versions(),
             fingerprint=fingerprint,
-            gpus_in_use=round(ray.cluster_resources().get("GPU", 0) - ray.available_resources().get("GPU", 0)),
+            # An actor may use a part of one.
+            gpus_in_use=math.ceil(
+                ray.cluster_resources().get("GPU", 0) - ray.available_resources().get("GPU", 0) - 0.01
+            ),
             silent=silent,
         )
         for check in (judged.check_answers, judged.check_versions, judged.check_gpus, judged.check_network):

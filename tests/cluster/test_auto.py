@@ -42,6 +42,8 @@ def counts(nodes: list[tuple[int, float]], *settings: str, config: str = "origin
         ([(8, 4)], (), (4, 1)),  # at least one, even if there is no CPU for it
         ([(8, 64), (0, 4)], (), (4, 6)),  # a head without GPUs takes no part
         ([(8, 64)], ("network.columns=1",), (8, 3)),
+        ([(8, 64)], ("cluster.columns_per_gpu=2",), (8, 3)),
+        ([(1, 64)], ("cluster.columns_per_gpu=2",), (1, 3)),
         ([(8, 64)], ("cluster.replicas=2",), (2, 6)),  # only what is auto is chosen
         ([(8, 64)], ("cluster.data_workers=7",), (4, 7)),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.auto import NodeDevices
 from cluster.devices import choose_mesh
+from cluster.environment import COLUMN_ENVIRONMENT, column_environment
 from cluster.memory import of_column
 from cluster.plan import DatasetSize, Plan, describe, make_plan, plan_before_joining
 from configs.errors import UserError
@@ -109,6 +110,24 @@ def test_devices(replicas: int, gpus: int, device: str, expected: tuple[str, int
     assert made.gpus == (mesh.size if mesh.device == "cuda" else 0) <= gpus
     assert made.why == why and why in said(made)["device"]
     assert ("and 1 GPU each" in said(made)["actors"]) == (mesh.device == "cuda")
+
+
+@pytest.mark.parametrize("backend", ["nccl", "gloo"])
+def test_columns_that_share_a_gpu(backend: str) -> None:
+    made = plan("cluster.columns_per_gpu=2", f"cluster.gpu_backend={backend}", "cluster.replicas=2", gpus=2)
+    assert (made.mesh.device, made.mesh.size, made.gpus, made.mesh.gpus_per_replica) == ("cuda", 4, 2, 1)
+    assert "2 share one, exchanging over" in made.why and "and 1/2 of a GPU each" in said(made)["actors"]
+    # NCCL takes them for different hosts; it refuses two ranks of one host on one GPU.
+    hosts = [column_environment(made.mesh, rank).get("NCCL_HOSTID") for rank in range(4)]
+    assert len(set(hosts)) == (4 if backend == "nccl" else 1)
+    assert made.mesh.backend == ("cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo")
+    assert column_environment(plan(gpus=2).mesh, 0) == COLUMN_ENVIRONMENT
+
+
+def test_where_columns_cannot_share_they_are_in_one_process_or_have_a_gpu_each() -> None:
+    """One GPU and two replicas are too few; one process needs no sharing."""
+    assert plan("cluster.columns_per_gpu=2", "cluster.replicas=2", gpus=1).mesh.device == "cpu"
+    assert plan("cluster.columns_per_gpu=2", "cluster.gpu_backend=gloo", gpus=8).gpus == 1
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,11 @@ def test_gpu_in_use_by_somebody_else() -> None:
     assert only(judged.check_gpus(found(answer(taken), answer(free("b")), in_use=1))).state == "ok"
 
 
+def test_a_node_has_room_for_replicas_whose_columns_share_a_gpu() -> None:
+    [node] = found(answer()).nodes
+    assert [node.replicas(plan(*more)) for more in ((), ("cluster.columns_per_gpu=2",))] == [1, 2]
+
+
 def test_memory_in_use_by_nothing_that_computes_is_a_warning() -> None:
     """A desktop is drawn by the same GPU."""
     taken = GpuReport(gpus=parse(GPUS, ""))

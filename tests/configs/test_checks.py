@@ -101,6 +101,9 @@ REFUSED: list[tuple[list[str], str, str]] = [
         "train.profile_steps",
         "ends at update 8, and the run at train.steps = 7",
     ),
+    (["cluster.columns_per_gpu=2", "cluster.device=cpu"], "cluster.columns_per_gpu", "cluster.device is cpu"),
+    (["cluster.columns_per_gpu=4"], "cluster.columns_per_gpu", "2 column(s) of a replica cannot share GPUs by 4"),
+    (["cluster.columns_per_gpu=2", "network.lrn={sees: all}"], "cluster.columns_per_gpu", "network.lrn.sees is all"),
     (["augment.crop=center"], "augment.crop", "'random' or 'centre', not 'center'"),
     (["network.spatial_lrn={sees: all}"], "network.spatial_lrn.sees", "a norm over positions sees one map"),
     (

@@ -46,10 +46,10 @@ from tests.parity.cases import (
 )
 
 
-def _batch(drawn: Drawn, rows: slice) -> Batch:
+def _batch(drawn: Drawn, rows: slice, device: str) -> Batch:
     arrays = {field.name: np.ascontiguousarray(getattr(drawn, field.name)[rows]) for field in dataclasses.fields(drawn)}
     arrays["keys_B"] = arrays["keys_B"].view(np.int64)
-    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    return Batch(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
 
 
 def run(
@@ -58,14 +58,18 @@ def run(
     first_column: int = 0,
     columns: int | None = None,
     exchange: Exchange | None = None,
+    replica_group: dist.ProcessGroup | None = None,
     parts: int = 1,
+    device: str = "cpu",
 ) -> Tree:
-    """The updates with the code of training, on this process's columns.
+    """The updates with the code of training, on the columns and the share of each batch that are this process's.
 
-    parts: that each batch is taken in, one after the other.
+    parts: that this share is taken in, one after the other.
     """
     # A compiler that fails would leave the plain form to be compared, without a word.
     warnings.simplefilter("error", NotCompiledWarning)
+    replicas, replica = (1, 0) if replica_group is None else (replica_group.size(), dist.get_rank(replica_group))
+    rows = slice(replica * IMAGES // replicas, (replica + 1) * IMAGES // replicas)
     model = AlexNet(
         case.network,
         first_column=first_column,
@@ -74,19 +78,19 @@ def run(
         seed=3,
         fused=case.as_trained,
         compiled=case.compiled,
-    ).double()
+    ).to(device, torch.float64)
     if case.as_trained:
         model = channels_last(model)
     augment = Augment(mean=case.mean, colour_noise=ColourNoise(strength=NOISE))
     statistics = PixelStatistics(mean_SSC=mean_image(case), eigenvalues=(1, 1, 1), eigenvectors=((1, 0, 0),) * 3)
-    preprocess = Preprocess(augment, statistics, case.network.input_size).double()
+    preprocess = Preprocess(augment, statistics, case.network.input_size).to(device, torch.float64)
     settings = Optimizer(
         momentum=MOMENTUM, weight_decay=DECAY, decay_biases=case.decay_biases, weight_decay_of=case.decay_of
     )
     optimizer = PaperSGD(model, settings, fused=case.as_trained)
-    step, schedule = Step(model, preprocess, optimizer, None), Stages(SCHEDULE)
+    step, schedule = Step(model, preprocess, optimizer, replica_group), Stages(SCHEDULE)
 
-    first = _batch(draw(case, 0), slice(0, IMAGES))
+    first = _batch(draw(case, 0), rows, device)
     inputs = (first.images_BHWC, first.offsets_B2, first.mirror_B, first.colour_BC, first.noisy_B)
     with torch.no_grad():
         out = {
@@ -95,10 +99,10 @@ def run(
             "test sums": step.test(first),
         }
     for update in range(case.updates):
-        each = IMAGES // parts
+        each = (rows.stop - rows.start) // parts
         sums = [
             step.train(
-                _batch(draw(case, update), slice(part * each, (part + 1) * each)),
+                _batch(draw(case, update), slice(rows.start + part * each, rows.start + (part + 1) * each), device),
                 schedule.rates(update),
                 part=part,
                 parts=parts,
@@ -112,7 +116,7 @@ def run(
     for layer, kind, parameter in model.parameter_layers():
         out[f"{layer} {kind} value"] = parameter.detach().clone()
         out[f"{layer} {kind} momentum"] = optimizer.steps[f"{layer}.{kind}"].clone()
-    return out
+    return {name: tensor.cpu() for name, tensor in out.items()}
 
 
 def run_reference(case: Case) -> Tree:
@@ -170,12 +174,12 @@ def _sums(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     return torch.stack([torch.tensor(float(len(labels_B)), dtype=torch.float64), loss, top1, top5])
 
 
-def run_columns(rank: int, names: list[str]) -> dict[str, tuple[Tree, int]]:
+def run_columns(rank: int, names: list[str], device: str = "cpu") -> dict[str, tuple[Tree, int]]:
     """One of the processes that share the columns of one replica, for each of the named cases; and the floats that it sent."""
-    return share_columns(rank, {name: CASES[name] for name in names})
+    return share_columns(rank, {name: CASES[name] for name in names}, device)
 
 
-def share_columns(rank: int, cases: Mapping[str, Case]) -> dict[str, tuple[Tree, int]]:
+def share_columns(rank: int, cases: Mapping[str, Case], device: str = "cpu") -> dict[str, tuple[Tree, int]]:
     """As `run_columns`, for any cases."""
     world = dist.group.WORLD
     assert world is not None
@@ -183,9 +187,25 @@ def share_columns(rank: int, cases: Mapping[str, Case]) -> dict[str, tuple[Tree,
     for name, case in cases.items():
         columns = case.network.columns // world.size()
         exchange = ColumnExchange(world)
-        tree = run(case, first_column=rank * columns, columns=columns, exchange=exchange)
+        tree = run(case, first_column=rank * columns, columns=columns, exchange=exchange, device=device)
         out[name] = tree, exchange.floats_sent
     return out
+
+
+def run_replicas(rank: int, name: str, parts: int = 1, device: str = "cpu") -> Tree:
+    """One of 2 x 2 processes: two replicas, each of two columns."""
+    column, _ = dist.new_subgroups_by_enumeration([[0, 1], [2, 3]])
+    replica, _ = dist.new_subgroups_by_enumeration([[0, 2], [1, 3]])
+    assert column is not None and replica is not None
+    return run(
+        CASES[name],
+        first_column=column.rank(),
+        columns=1,
+        exchange=ColumnExchange(column),
+        replica_group=replica,
+        parts=parts,
+        device=device,
+    )
 
 
 def joined(columns: list[Tree]) -> Tree:

@@ -36,40 +36,40 @@ def dense_of(rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return weight, bias, grad
 
 
-def collectives(rank: int) -> dict[str, Tensor]:
+def collectives(rank: int, device: str) -> dict[str, Tensor]:
     world = dist.group.WORLD
     assert world is not None
     exchange = ColumnExchange(world)
     assert (exchange.columns, exchange.column) == (COLUMNS, rank)
     found: dict[str, Tensor] = {}
     for layout in (torch.contiguous_format, torch.channels_last):
-        part = own_part(rank, layout).requires_grad_()
-        weight, bias, grad = conv_of(rank)
+        part = own_part(rank, layout).to(device).requires_grad_()
+        weight, bias, grad = (tensor.to(device) for tensor in conv_of(rank))
         out = across_columns(part, weight.requires_grad_(), bias.requires_grad_(), exchange, Convolution(2, 1))
         gradients = torch.autograd.grad(out, (part, weight, bias), grad)
         found |= {f"conv {layout} {name}": value for name, value in zip(NAMES, (out.detach(), *gradients), strict=True)}
-    part = own_part(rank).flatten(1).requires_grad_()
-    weight, bias, grad = dense_of(rank)
+    part = own_part(rank).to(device).flatten(1).requires_grad_()
+    weight, bias, grad = (tensor.to(device) for tensor in dense_of(rank))
     out = across_columns(part, weight.requires_grad_(), bias.requires_grad_(), exchange, Product())
     gradients = torch.autograd.grad(out, (part, weight, bias), grad)
     found |= {f"dense {name}": value for name, value in zip(NAMES, (out.detach(), *gradients), strict=True)}
     # To each other column its piece: 100 for a piece from 1 to 0.
-    pieces = {to: torch.tensor([[100.0 * rank + to]]) for to in range(COLUMNS) if to != rank}
-    sent = exchange.begin_send(pieces, torch.ones(1, 1)).end()
+    pieces = {to: torch.tensor([[100.0 * rank + to]], device=device) for to in range(COLUMNS) if to != rank}
+    sent = exchange.begin_send(pieces, torch.ones(1, 1, device=device)).end()
     found["received"] = torch.cat([sent[column] for column in sorted(sent)])
-    values = torch.tensor([rank, -rank, 5.0], requires_grad=True)
+    values = torch.tensor([rank, -rank, 5.0], requires_grad=True, device=device)
     reduced = {"sum": exchange.sum(values), "maximum": exchange.maximum(values)}
     assert not any(tensor.requires_grad for tensor in reduced.values())
     assert values.tolist() == [rank, -rank, 5.0], "reduced in place"
-    return {**found, **reduced}
+    return {name: tensor.cpu() for name, tensor in {**found, **reduced}.items()}
 
 
 NAMES = ("output", "of input", "of weight", "of bias")
 
 
 @pytest.fixture(scope="module")
-def ranks() -> list[dict[str, Tensor]]:
-    return run_ranks(collectives, COLUMNS)
+def ranks(device: str) -> list[dict[str, Tensor]]:
+    return run_ranks(collectives, COLUMNS, device, device=device)
 
 
 @pytest.mark.parametrize("kind", ["conv torch.contiguous_format", "conv torch.channels_last", "dense"])

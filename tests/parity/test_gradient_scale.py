@@ -96,28 +96,28 @@ def _batch() -> tuple[Tensor, Tensor]:
     return images, torch.tensor([0, 3, 4, 7, 2, 5])
 
 
-def gradients_of_column(rank: int) -> dict[str, Tree]:
+def gradients_of_column(rank: int, device: str) -> dict[str, Tree]:
     """By loss: the loss and every gradient of this process's column."""
     world = dist.group.WORLD
     assert world is not None
-    images, labels = _batch()
+    images, labels = (tensor.to(device) for tensor in _batch())
     out = {}
     for name, (loss_function, _) in LOSSES.items():
         exchange = ColumnExchange(world)
-        model = AlexNet(NETWORK, first_column=rank, columns=1, exchange=exchange).double()
+        model = AlexNet(NETWORK, first_column=rank, columns=1, exchange=exchange).to(device, torch.float64)
         loss = loss_function(model(images), labels, model.first_class, exchange)
         loss.backward()
-        tree = {"loss": loss.detach()}
+        tree = {"loss": loss.detach().cpu()}
         for layer, kind, parameter in model.parameter_layers():
             assert parameter.grad is not None
-            tree[f"{layer} {kind}"] = parameter.grad
+            tree[f"{layer} {kind}"] = parameter.grad.cpu()
         out[name] = tree
     return out
 
 
 @pytest.fixture(scope="module")
-def columns() -> list[dict[str, Tree]]:
-    return run_ranks(gradients_of_column, 2)
+def columns(device: str) -> list[dict[str, Tree]]:
+    return run_ranks(gradients_of_column, 2, device, device=device)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The code of training against the plain reference: one process, two column processes. Replicas: see tests/whole.
+"""The code of training against the plain reference: one process, two column processes, two replicas of two columns.
 
 float64 throughout. What is compared and why to 1e-12: see `tests.parity.cases`.
 """
@@ -6,10 +6,11 @@ float64 throughout. What is compared and why to 1e-12: see `tests.parity.cases`.
 from functools import cache
 
 import pytest
+import torch
 
 from configs.geometry import layers
 from tests.parity.cases import CASES, IMAGES, Tree
-from tests.parity.running import assert_same, joined, run, run_columns, run_reference
+from tests.parity.running import assert_same, joined, run, run_columns, run_reference, run_replicas
 from tests.ranks import run_ranks
 
 
@@ -19,14 +20,14 @@ def expected(name: str) -> Tree:
 
 
 @pytest.fixture(scope="module")
-def two_columns() -> list[dict[str, tuple[Tree, int]]]:
+def two_columns(device: str) -> list[dict[str, tuple[Tree, int]]]:
     """All cases in one pair of processes, because starting them takes longer than running them."""
-    return run_ranks(run_columns, 2, list(CASES))
+    return run_ranks(run_columns, 2, list(CASES), device, device=device)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whole_network_in_one_process(name: str) -> None:
-    assert_same(run(CASES[name]), expected(name))
+def test_whole_network_in_one_process(name: str, device: str) -> None:
+    assert_same(run(CASES[name], device=device), expected(name))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -43,9 +44,26 @@ def test_floats_sent_are_those_of_the_layer_table(two_columns: list[dict[str, tu
     assert [rank["original in the small"][1] for rank in two_columns] == [IMAGES * per_image] * 2
 
 
-def test_a_batch_in_parts_is_the_same_batch() -> None:
+def test_a_batch_in_parts_is_the_same_batch(device: str) -> None:
     """What a replica does for others that are missing."""
-    assert_same(run(CASES["complete"], parts=2), expected("complete"))
+    assert_same(run(CASES["complete"], parts=2, device=device), expected("complete"))
+
+
+def test_two_replicas_of_two_columns_with_half_the_batch_each(device: str) -> None:
+    case = "as trained"
+    ranks = run_ranks(run_replicas, 4, case, 1, device, device=device)
+    first, second = joined(ranks[:2]), joined(ranks[2:])
+    whole: Tree = {}
+    for name, tensor in first.items():
+        if name.endswith("logits"):
+            whole[name] = torch.cat([tensor, second[name]])
+        elif name.endswith("sums"):
+            whole[name] = tensor + second[name]
+        else:
+            # Adding two numbers does not depend on their order, so two replicas stay equal bit by bit.
+            assert torch.equal(tensor, second[name]), f"the replicas drifted apart: {name}"
+            whole[name] = tensor
+    assert_same(whole, expected(case))
 
 
 def test_comparison_notices_a_difference_in_one_number() -> None:

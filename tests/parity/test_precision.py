@@ -50,15 +50,21 @@ class Noting(ColumnExchange):
 
 
 def gradients(
-    precision: Precision, *, first_column: int = 0, columns: int = 2, exchange: Exchange | None = None
+    precision: Precision,
+    *,
+    device: str = "cpu",
+    first_column: int = 0,
+    columns: int = 2,
+    exchange: Exchange | None = None,
 ) -> Tree:
     set_precision(precision)
     generator = torch.Generator().manual_seed(3)
     model = AlexNet(CASE.network, first_column=first_column, columns=columns, exchange=exchange or NoExchange())
+    model = model.to(device)
     statistics = PixelStatistics(
         mean_SSC=torch.zeros(SIDE, SIDE, 3).numpy(), eigenvalues=(1, 1, 1), eigenvectors=((1, 0, 0),) * 3
     )
-    preprocess = Preprocess(Augment(colour_noise=None), statistics, SIDE)
+    preprocess = Preprocess(Augment(colour_noise=None), statistics, SIDE).to(device)
     step = Step(model, preprocess, PaperSGD(model, Optimizer()), None, precision)
     batch = Batch(
         images_BHWC=torch.randint(0, 256, (IMAGES, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8),
@@ -66,29 +72,31 @@ def gradients(
         offsets_B2=torch.zeros(IMAGES, 2, dtype=torch.int64),
         keys_B=torch.arange(IMAGES),
     )
+    batch = Batch(**{name: tensor if tensor is None else tensor.to(device) for name, tensor in vars(batch).items()})
     out = {"sums": step.train(batch, Rates(weights=1e-3, biases=1e-3)), "test sums": step.test(batch)}
     assert not any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
     for layer, kind, parameter in model.parameter_layers():
         assert parameter.grad is not None
         assert (parameter.dtype, parameter.grad.dtype) == (torch.float32, torch.float32)
         out[f"{layer} {kind}"] = parameter.grad
-    return out
+    return {name: tensor.cpu() for name, tensor in out.items()}
 
 
-def of_column(rank: int) -> tuple[Tree, set[torch.dtype], set[torch.dtype]]:
+def of_column(rank: int, device: str) -> tuple[Tree, set[torch.dtype], set[torch.dtype]]:
     world = dist.group.WORLD
     assert world is not None
     exchange = Noting(world)
-    return gradients("bf16", first_column=rank, columns=1, exchange=exchange), exchange.types, exchange.reduced
+    tree = gradients("bf16", device=device, first_column=rank, columns=1, exchange=exchange)
+    return tree, exchange.types, exchange.reduced
 
 
-def assert_near(found: Tree, expected: Tree) -> None:
+def assert_near(found: Tree, expected: Tree, near: float = NEAR) -> None:
     for name, tensor in expected.items():
         if name.endswith("sums"):
             assert abs(found[name][1] - tensor[1]) < 0.02 * tensor[1], "the losses differ"
         else:
             error = ((found[name] - tensor).norm() / tensor.norm()).item()
-            assert error < NEAR, (name, error)
+            assert error < near, (name, error)
 
 
 def test_bf16_is_near_fp32_and_not_the_same() -> None:
@@ -97,8 +105,8 @@ def test_bf16_is_near_fp32_and_not_the_same() -> None:
     assert not torch.equal(found["conv3 weights"], expected["conv3 weights"])
 
 
-def test_two_columns_in_bf16() -> None:
-    ranks = run_ranks(of_column, 2)
+def test_two_columns_in_bf16(device: str) -> None:
+    ranks = run_ranks(of_column, 2, device, device=device)
     assert all(types == {torch.bfloat16} for _, types, _ in ranks)
     # The loss's reductions, and the counts of classes ahead.
     assert all(reduced == {torch.float32, torch.int64} for _, _, reduced in ranks)

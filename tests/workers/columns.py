@@ -24,7 +24,7 @@ from workers.checkpoint import Checkpoint, load
 from workers.checkpoint_list import committed
 from workers.column_worker import ColumnWorker
 from workers.mesh import Mesh
-from workers.meters import Exchanged, Meter
+from workers.meters import Cpu, Exchanged, Meter
 from workers.saving import Saver
 
 NETWORK: Network = CASES["complete"].network
@@ -177,16 +177,22 @@ def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:
     return out
 
 
+def limit_seconds(group: dist.ProcessGroup) -> float:
+    """How long a rank waits for another in a collective of this group."""
+    seconds: float = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+    return seconds
+
+
 def two_replicas(rank: int, saved: Path, own: Path) -> dict[str, Any]:
     """As a column worker among 2 x 2: join, load, save and measure."""
     mesh = Mesh(replicas=2, processes_per_replica=2, columns_per_process=1, device="cpu")
-    worker = ColumnWorker(load_config(), mesh, rank)
+    worker = ColumnWorker(load_config(None, ["cluster.collective_timeout_seconds=170"]), mesh, rank)
     port = [worker.open_store("127.0.0.1") if rank == 0 else None]
     dist.broadcast_object_list(port, src=0)
     dist.destroy_process_group()
     assert port[0] is not None
     worker.join("127.0.0.1", "127.0.0.1", port[0])
-    column, replica, control = worker._column_group, worker._replica_group, worker._control_group
+    column, replica, control = worker.groups.column, worker.groups.replica, worker.groups.control
     model, optimizer = make(mesh.first_column(rank), ColumnExchange(column))
     load(committed(str(saved))[-1], model, optimizer)
     out: dict[str, Any] = {
@@ -195,21 +201,26 @@ def two_replicas(rank: int, saved: Path, own: Path) -> dict[str, Any]:
         "columns of the replica": dist.get_process_group_ranks(column),
         "replicas of the column": dist.get_process_group_ranks(replica),
         "all": dist.get_process_group_ranks(control),
-        "all that save": dist.get_process_group_ranks(worker._save_group),
+        "all that save": dist.get_process_group_ranks(worker.groups.save),
+        "patience": [limit_seconds(group) for group in (column, replica, control, worker.groups.save)],
     }
     # Only replica 0's weights may be written: replica 1's are made to differ here, which in training they never do.
     fill(model, optimizer, 40 + mesh.replica(rank))
-    mine = saver(own, model, optimizer, worker._save_group, writes=mesh.replica(rank) == 0)
+    mine = saver(own, model, optimizer, worker.groups.save, writes=mesh.replica(rank) == 0)
     mine.save(state(40))
     mine.wait()
     out["committed at return"] = [found.step for found in committed(str(own))]
 
-    meter = Meter()
+    meter = Meter(Cpu())
     # [images, loss, top-1 errors, top-5 errors]; the columns of a replica count the same images.
     meter.add(torch.tensor([[10.0, 5.0, 4.0, 2.0], [6.0, 7.0, 4.0, 2.0]][mesh.replica(rank)], dtype=torch.float64))
     meter.add(torch.tensor([4.0, 4.0, 0.0, 0.0], dtype=torch.float64))
-    exchanged = Exchanged(0.5 * rank, 100 * rank)
-    out["taken"] = meter.take(control, mesh.processes_per_replica, exchanged)
-    meter.seconds |= {"steps": 10.0 + rank, "data": 0.25 * rank}
-    out["taken again"] = meter.take(control, mesh.processes_per_replica, Exchanged(1.5 * rank, 2**40 + 100 * rank))
+    out["taken"] = meter.take(control, mesh.processes_per_replica)
+    meter.leave_out_exchange(Exchanged(0.5 * rank, 100 * rank))
+    meter._seconds, meter._waited["data"], exchanged = (
+        10.0 + rank,
+        0.25 * rank,
+        Exchanged(1.5 * rank, 2**40 + 100 * rank),
+    )
+    out["taken again"] = meter.take_with_times(control, mesh.processes_per_replica, exchanged)
     return out

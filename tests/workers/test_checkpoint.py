@@ -81,6 +81,7 @@ def test_two_replicas_of_two_columns(ranks: tuple[Path, list[dict[str, Any]]], t
     assert [rank["columns of the replica"] for rank in seen] == [[0, 1], [0, 1], [2, 3], [2, 3]]
     assert [rank["replicas of the column"] for rank in seen] == [[0, 2], [1, 3], [0, 2], [1, 3]]
     assert [rank["all"] for rank in seen] == [rank["all that save"] for rank in seen] == [[0, 1, 2, 3]] * 4
+    assert [rank["patience"] for rank in seen] == [[170, 170, 170, 1800]] * 4, "as configured"
     assert [rank["committed at return"] for rank in seen] == [[40]] * 4
     model, optimizer = make()
     load(committed(str(tmp_path))[-1], model, optimizer)

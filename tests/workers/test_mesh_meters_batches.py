@@ -3,9 +3,9 @@
 What the groups are among real ranks is part of test_checkpoint, where four of them run.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from workers import batches, meters
+from workers import meters
 from workers.batches import Batches
+from workers.groups import use_interface
 from workers.mesh import Mesh
-from workers.meters import Exchanged, Meter
+from workers.meters import Cpu, Exchanged, Meter
 
 
 def test_ranks_go_through_the_columns_of_a_replica_first() -> None:
@@ -44,64 +45,121 @@ def test_backends() -> None:
     assert (gpu.backend, cpu.backend) == ("cpu:gloo,cuda:nccl", "gloo")
 
 
-def test_meter_takes_shares_of_the_step_time_since_the_last_report(
-    alone: dist.ProcessGroup, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({}, ("eth1", "=eth1")),  # NCCL takes a bare name for a beginning, and there may be an eth10
+        ({"GLOO_SOCKET_IFNAME": "eth2", "NCCL_SOCKET_IFNAME": "ib"}, ("eth2", "ib")),
+    ],
+)
+def test_interface_is_the_users_choice_or_the_clusters(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], used: tuple[str, str]
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(meters, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    meter = Meter()
-
-    def train(data_seconds: float, compute_seconds: float) -> None:
-        with meter.measure("steps"):
-            with meter.measure("data"):
-                now[0] += data_seconds
-            now[0] += compute_seconds
-            meter.add(torch.tensor([8.0, 16.0, 6.0, 2.0], dtype=torch.float64))
-
-    train(1.0, 3.0)
-    train(0.0, 4.0)
-    now[0] += 1000.0  # an evaluation, a checkpoint
-    first = meter.take(alone, 1, Exchanged(2.0, 500))
-    assert first == {
-        "images": 16, "loss": 2.0, "top1_error": 0.75, "top5_error": 0.25,
-        "images_per_second": 2.0, "data_wait": 0.125, "exchange_wait": 0.25,
-        "by_rank": {
-            "data_wait_seconds": [1.0], "exchange_wait_seconds": [2.0], "compute_seconds": [5.0], "exchanged_bytes": [500],
-        },
-    }  # fmt: skip
-    train(1.0, 1.0)
-    second = meter.take(alone, 1, Exchanged(3.0, 501))
-    assert (second["images"], second["images_per_second"]) == (8, 4.0)
-    assert (second["data_wait"], second["exchange_wait"]) == (0.5, 0.5)
-    assert second["by_rank"]["exchanged_bytes"] == [1]
+    monkeypatch.setattr(os, "environ", dict(given))
+    use_interface("eth1")
+    assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == used
 
 
-def test_meter_counts_time_of_a_step_that_failed() -> None:
-    meter = Meter()
-    with pytest.raises(KeyError), meter.measure("steps"):
-        raise KeyError
-    assert meter.seconds["steps"] > 0
+class Played:
+    """A host's clock, and a device that does what it is given one after the other: behind the host, or while it waits."""
+
+    def __init__(self, behind: bool) -> None:
+        self.now = self._free = 100.0
+        self._behind = behind
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def give(self, seconds: float) -> None:
+        self._free = self.mark() + seconds
+        if not self._behind:
+            self.now = self._free
+
+    def mark(self) -> float:
+        self._free = max(self._free, self.now)
+        return self._free
+
+    def wait(self, mark: float) -> None:
+        self.now = max(self.now, mark)
+
+    def seconds(self, first: float, second: float) -> float:
+        assert max(first, second) <= self.now, "it has not passed them yet"
+        return second - first
 
 
-def test_meter_of_an_evaluation_has_no_rates(alone: dist.ProcessGroup) -> None:
-    """And nothing to divide by where this process has seen no image at all."""
-    taken = Meter().take(alone, 1, Exchanged(5.0, 5))
-    assert taken == {"images": 0, "loss": 0.0, "top1_error": 0.0, "top5_error": 0.0}
+@pytest.mark.parametrize(
+    ("behind", "steps", "agree", "data", "compute", "expected"),
+    [
+        # Seconds of all steps; of them waiting for the others, and for data.
+        (False, 2, 1.0, 1.0, 2.0, (8.0, 2.0, 2.0)),
+        (True, 1, 0.0, 0.0, 4.0, (4.0, 0.0, 0.0)),  # the host has long gone on
+        (True, 1, 0.0, 3.0, 4.0, (7.0, 0.0, 3.0)),
+        (True, 10, 0.0, 3.0, 4.0, (43.0, 0.0, 3.0)),  # only the first wait is one of the device
+        (
+            True,
+            10,
+            0.0,
+            5.0,
+            4.0,
+            (54.0, 0.0, 14.0),
+        ),  # and of each later one, what it takes longer than the step before
+        (True, 10, 2.0, 1.0, 4.0, (43.0, 2.0, 1.0)),
+        (True, 10, 3.0, 2.0, 4.0, (54.0, 3.0, 11.0)),
+    ],
+)
+def test_times_are_the_devices(
+    alone: dist.ProcessGroup,
+    monkeypatch: pytest.MonkeyPatch,
+    behind: bool,
+    steps: int,
+    agree: float,
+    data: float,
+    compute: float,
+    expected: tuple[float, float, float],
+) -> None:
+    """Steps of 8 images. Twice: what was reported is forgotten, and what lies between is nobody's."""
+    played = Played(behind)
+    monkeypatch.setattr(meters, "time", played)
+    meter = Meter(played)
+    for number in (1, 2):
+        meter.run()
+        for _ in range(steps):
+            with meter.waiting("others"):
+                played.now += agree
+            with meter.waiting("data"):
+                played.now += data
+            with meter.step():
+                played.give(compute)
+                meter.add(torch.tensor([8.0, 16.0, 6.0, 2.0], dtype=torch.float64))
+        taken = meter.take_with_times(alone, 1, Exchanged(0.25 * number, 500 * number))
+        seconds, others, waited = expected[0], expected[1] + 0.25, expected[2]
+        assert taken == {
+            "images": 8 * steps, "loss": 2.0, "top1_error": 0.75, "top5_error": 0.25,
+            "images_per_second": 8 * steps / seconds, "data_wait": waited / seconds, "exchange_wait": others / seconds,
+            "by_rank": {
+                "data_wait_seconds": [waited], "exchange_wait_seconds": [others],
+                "compute_seconds": [seconds - waited - others], "exchanged_bytes": [500],
+            },
+        }  # fmt: skip
+        meter.stop()
+        played.now += 1000.0  # an evaluation, a checkpoint
+
+
+def test_an_evaluation_of_nothing(alone: dist.ProcessGroup) -> None:
+    """This process may have seen no image at all; and there is nothing to divide by."""
+    assert Meter(Cpu()).take(alone, 1) == {"images": 0, "loss": 0.0, "top1_error": 0.0, "top5_error": 0.0}
 
 
 class PlayedFeed:
-    """`get` gives a reference to the batch that is asked for; getting that makes the batch, or an error at the end."""
+    """`get` makes the batch that is asked for, or an error at the end."""
 
     def __init__(self, count: int) -> None:
-        self.asked: list[tuple[int, int]] = []
+        self.asked: list[int] = []
         self.count = count
         self.stored: list[dict[str, Any]] = []
 
-    def get(self, number: int, reader: int) -> list[Callable[[], Any]]:
-        self.asked.append((number, reader))
-        return [lambda: self._batch(number)]
-
-    def _batch(self, number: int) -> dict[str, Any]:
+    def get(self, number: int) -> dict[str, Any]:
+        self.asked.append(number)
         if number >= self.count:
             raise IndexError(f"no batch {number}")
         made = {
@@ -119,13 +177,12 @@ class PlayedFeed:
 
 
 @pytest.fixture
-def open_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], tuple[PlayedFeed, Batches]]]:
-    monkeypatch.setattr(batches, "ray", SimpleNamespace(get=lambda reference: reference()))
+def open_batches() -> Iterator[Callable[[int], tuple[PlayedFeed, Batches]]]:
     opened: list[Batches] = []
 
     def open_one(count: int) -> tuple[PlayedFeed, Batches]:
         feed = PlayedFeed(count)
-        opened.append(Batches(lambda number: feed.get(number, 1), torch.device("cpu")))
+        opened.append(Batches(feed.get, torch.device("cpu")))
         return feed, opened[-1]
 
     yield open_one
@@ -147,7 +204,7 @@ def test_batches_come_in_order_as_tensors_of_their_own(open_batches: Any) -> Non
             assert batch.colour_BC.dtype == torch.float32 and batch.noisy_B.all()
         else:
             assert batch.mirror_B is batch.keys_B is batch.colour_BC is batch.noisy_B is None
-    assert feed.asked[:5] == [(number, 1) for number in range(5)]
+    assert feed.asked[:5] == list(range(5))
 
 
 def settled(condition: Callable[[], bool], seconds: float = 5.0) -> bool:

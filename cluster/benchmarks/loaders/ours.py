@@ -87,7 +87,7 @@ class Ours(Peer):
         )
         self._step = state or 0
         self._feed.open(program, self._step, False)
-        self._batches = Batches(lambda number: self._feed.get(number, 0), torch.device("cpu"))
+        self._batches = Batches(lambda number: ray.get(self._feed.get(number, 0)[0]), torch.device("cpu"))
 
     def epoch(self) -> Iterator[Batch]:
         per_epoch = self.material.images // self.batch

@@ -42,6 +42,13 @@ def test_arithmetic_alone() -> None:
     assert at(PLAIN, "compute.precision=bf16").step_seconds == pytest.approx(two.step_seconds / 4, rel=1e-6)
 
 
+def test_columns_that_share_a_gpu_are_as_quick_as_one_process_on_it() -> None:
+    one, shared = at(PLAIN, devices=1), at(PLAIN, "cluster.columns_per_gpu=2")
+    assert (shared.devices, shared.nodes) == (1, 1)
+    assert shared.step_seconds == pytest.approx(one.step_seconds, rel=1e-6)
+    assert at(changed(devices_per_node=2), "cluster.columns_per_gpu=2", "cluster.replicas=4").nodes == 2
+
+
 def test_the_whole_run_its_energy_and_cost() -> None:
     found = at(PLAIN)
     assert found.run_seconds is not None
