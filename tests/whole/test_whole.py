@@ -147,7 +147,7 @@ def test_run_is_the_one_by_hand(processes: Processes, data: tuple[Path, Pictures
 def test_bf16_is_near_and_keeps_weights_and_momentum_in_float32(
     processes: Processes, data: tuple[Path, Pictures], tmp_path: Path
 ) -> None:
-    """Products have 8 bits, which is why the way that the weights have gone is compared, and to a quarter only."""
+    """Products have 8 bits, which is why the way that the weights have gone is compared, and to three tenths only."""
     of = config(data[0], *TWO_REPLICAS, "compute.precision=bf16")
     found, paper = run(processes, Case(starts=({"replicas": 2},)), of, tmp_path), Paper(of, data[1])
     begin, end = paper.tensors(), paper.go().tensors()
@@ -155,7 +155,7 @@ def test_bf16_is_near_and_keeps_weights_and_momentum_in_float32(
     for name, tensor in stored(tmp_path)[1].items():
         assert tensor.dtype == np.float32
         away = np.linalg.norm(tensor - end[name]) / np.linalg.norm(end[name] - begin[name])
-        assert "/" in name or 0 < away < 0.25, name
+        assert "/" in name or 0 < away < 0.3, name
 
 
 def test_a_damaged_image_is_replaced_told_once_and_counted_or_ends_the_run(
