@@ -84,7 +84,7 @@ class Paper:
         self.config, self.pictures = config, pictures
         self.model = reference.Reference(config.network)
         network = config.network
-        self.layers = {**network.convs, **network.denses, "classifier": network.classifier}
+        self.layers: dict[str, Any] = {**network.convs, **network.denses, "classifier": network.classifier}
         self.parameters: dict[str, tuple[str, str, torch.nn.Parameter]] = {}
         with torch.no_grad():
             for name, layer in self.layers.items():
