@@ -180,8 +180,8 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stop_has_as_long_as_a_step(tmp_path: Path) -> None:
-    settings = ["fault.hang_timeout_seconds=1"]
-    play = Play(tmp_path, saves(5, ("signal", signal.SIGINT), ("work", 30)), settings=settings)
+    settings = ["fault.hang_timeout_seconds=5"]
+    play = Play(tmp_path, saves(5, ("signal", signal.SIGINT), ("work", 60)), settings=settings)
     with pytest.raises(Interrupted):
         play.perform()
     assert "the columns did not stop in time" in play.text
