@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -105,10 +106,11 @@ class RunFolder:
             OSError
         ):  # some network file systems have no such locks; a later attempt still stops the saves of this one
             pass
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} of {socket.gethostname()}")
-        lock.flush()
         self._lock = lock
+        with suppress(OSError):  # a full disk; the lock is held without it
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} of {socket.gethostname()}")
+            lock.flush()
 
     def open(self) -> None:
         """Make the folder and hold it, and write the config and what this process runs on. Raises UserError as `hold`."""

@@ -157,7 +157,11 @@ def everything(remote: Remote, root: Path) -> dict[str, bytes]:
     try:
         for shard in shards_of(cache):
             cache.fetch(shard)
-        return {path.name: path.read_bytes() for path in cache.folder.iterdir() if path.name != "in-use"}
+        return {
+            path.name: path.read_bytes()
+            for path in cache.folder.iterdir()
+            if path.suffix in (".arrow", ".json", ".npy")
+        }
     finally:
         cache.close()
 

@@ -5,7 +5,7 @@ nothing that was half saved passes for a damaged checkpoint, and the next attemp
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,8 @@ class Scene:
     def reset(self) -> None:
         self.reported = 0
         self._bucket.objects = dict(self._objects)
+        if self.place == URL:
+            return
         shutil.rmtree(self._root, ignore_errors=True)
         self._root.mkdir()
         if self._two:
@@ -80,8 +82,10 @@ class Scene:
     def damage(self) -> None:
         """The file of checkpoint 2."""
         self.reset()
-        (self._root / "run/checkpoints/step-00000002-a1" / FILE).write_bytes(b"else")
-        self._bucket.objects[f"bucket/run/step-00000002-a1/{FILE}"] = (b"else", 0)
+        if self.place == URL:
+            self._bucket.objects[f"bucket/run/step-00000002-a1/{FILE}"] = (b"else", 0)
+        else:
+            Path(self.place, "step-00000002-a1", FILE).write_bytes(b"else")
 
     def save(self, number: int, *steps: int) -> None:
         if self.place != URL:
@@ -100,10 +104,10 @@ class Scene:
     def set_aside(self) -> None:
         newest_whole(self.place, lambda text: None, set_aside=True)
 
-    def failures(self, run: object, reset: object) -> Iterator[str]:
+    def failures(self, run: Callable[[], None], reset: Callable[[], None]) -> Iterator[str]:
         if self.place == URL:
-            return in_bucket.every_failure(self._bucket, run, reset)  # type: ignore[arg-type]
-        return on_disk.every_failure(self._root, run, reset, lambda: self.reported)  # type: ignore[arg-type]
+            return in_bucket.every_failure(self._bucket, run, reset)
+        return on_disk.every_failure(self._root, run, reset, lambda: self.reported)
 
 
 @pytest.fixture
