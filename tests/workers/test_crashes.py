@@ -106,7 +106,7 @@ class Scene:
 
     def failures(self, run: Callable[[], None], reset: Callable[[], None]) -> Iterator[str]:
         if self.place == URL:
-            return in_bucket.every_failure(self._bucket, run, reset)
+            return in_bucket.every_failure(self._bucket, run, reset, lambda: self.reported)
         return on_disk.every_failure(self._root, run, reset, lambda: self.reported)
 
 
@@ -116,7 +116,7 @@ def scene(request: pytest.FixtureRequest, alone: dist.ProcessGroup, two: Path, t
     return Scene(kind, alone, None if empty else two, tmp_path, bucket)
 
 
-@pytest.mark.parametrize("scene", ["disk", "disk, empty", "bucket", "bucket, empty"], indirect=True)
+@pytest.mark.parametrize("scene", ["disk", "disk, empty", "bucket"], indirect=True)
 def test_a_save(scene: Scene) -> None:
     scene.reset()
     at_least = len(committed(scene.place))  # the newest step that is whole before
@@ -128,7 +128,9 @@ def test_a_save(scene: Scene) -> None:
         assert found is None or holds(found, step), was
         assert not any("damaged" in text for text in said), (was, said)
         assert scene.reported == 3 or not was.startswith(in_bucket.ONCE) or scene.place != URL, was
+        reported = scene.reported
         scene.save(newest_attempt(scene.place) + 1, 8, 9)
+        scene.reported = reported  # of the same run, the power may be cut too
         assert [(one.step, holds(one, one.step)) for one in committed(scene.place)] == [(8, True), (9, True)], was
         tree = open_store(scene.place).tree()
         assert sorted(folder.split("-")[0] for folder in tree) == ["attempt", "step", "step"], (was, tree)
