@@ -139,7 +139,7 @@ def _connect(
 
     def start() -> Any:
         job = JobConfig(metadata=metadata)
-        context = ray.init(job_config=job, logging_level=logging.WARNING, log_to_driver=False, **settings)
+        context: Any = ray.init(job_config=job, logging_level=logging.WARNING, log_to_driver=False, **settings)
         if address is None:
             ray_files.mark(Path(context.address_info["session_dir"]))
         return context

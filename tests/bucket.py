@@ -140,8 +140,14 @@ class _Put:
             self._bucket.put(self._path, bytes(self._content))
 
 
-def every_failure(bucket: Bucket, run: Callable[[], object], reset: Callable[[], object]) -> Iterator[str]:
-    """Run it with a failure at each of its requests in turn; yields what was done, when the storage works again."""
+def every_failure(
+    bucket: Bucket, run: Callable[[], object], reset: Callable[[], object], facts: Callable[[], object] = lambda: None
+) -> Iterator[str]:
+    """Run it with a failure at each of its requests in turn; yields what was done, when the storage works again.
+
+    Of like outcomes the first is yielded. facts: what else tells outcomes apart.
+    """
+    seen: set[object] = set()
     for how in ("kill", "away", *ONCE):
         at, hit = 0, True
         while hit:
@@ -153,4 +159,9 @@ def every_failure(bucket: Bucket, run: Callable[[], object], reset: Callable[[],
                 run()
             hit, was = bucket.hit, bucket.requests[at - 1] if bucket.hit else "the end"
             bucket.fail(0, how)
-            yield f"{how} at {at}: {was}"
+            # The names of marks are drawn.
+            objects = [(path.rpartition("/attempt-")[0] or path, put[0]) for path, put in bucket.objects.items()]
+            left = (how in ONCE, facts(), *sorted(objects))
+            if left not in seen:
+                seen.add(left)
+                yield f"{how} at {at}: {was}"

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.auto import NodeDevices
-from cluster.plan import make_plan
+from cluster.plan import Plan, make_plan
 from cluster.preflight.nodes import Node
-from cluster.preflight.storage import SPARE_CHECKPOINTS, StorageTest, checkpoint_bytes, look_at_storage
+from cluster.preflight.storage import StorageTest, look_at_storage
 from configs.loader import load
 from tests.cluster.play import SIZE
 from tests.cluster.runs import SMALL
@@ -31,9 +31,13 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Free:
     return set_to
 
 
+def plan_of(keep: int) -> Plan:
+    return make_plan(load(SMALL, [f"checkpoint.keep={keep}"]), 0, SIZE)
+
+
 def wrong(location: Path | str, *, seen_by_nodes: Path | str | None = None, keep: int = 2) -> list[str]:
     """What is found wrong. seen_by_nodes: the place that nodes take for this one."""
-    plan = make_plan(load(SMALL, [f"checkpoint.keep={keep}"]), 0, SIZE)
+    plan = plan_of(keep)
     nodes = [
         Node(id=name, address=name, name=name, devices=NodeDevices(gpus=0, cpus=1), store_bytes=0) for name in "ab"
     ]
@@ -74,7 +78,7 @@ def test_room_for_the_checkpoints_that_are_still_to_come(tmp_path: Path, free: F
         folder = tmp_path / f"step-{step:08d}-a1"
         folder.mkdir()
         (folder / "columns.safetensors").write_bytes(bytes(ONE))
-    wanted = (keep + SPARE_CHECKPOINTS - there) * ONE
+    wanted = (plan_of(keep).most_checkpoints - there) * ONE
     free(wanted)
     assert wrong(tmp_path, keep=keep) == []
     free(wanted - 1)
@@ -82,5 +86,7 @@ def test_room_for_the_checkpoints_that_are_still_to_come(tmp_path: Path, free: F
     assert f"checkpoints may take {wanted / 1e9:,.2f} GB more" in found
 
 
-def test_a_checkpoint_is_weights_and_momentum() -> None:
-    assert checkpoint_bytes(make_plan(load(SMALL, ["checkpoint.keep=2"]), 0, SIZE)) == 4 * ONE
+def test_checkpoints_at_one_time() -> None:
+    """Those that are kept, one that is being saved, and what a crash left of another; each is weights and momentum."""
+    plan = plan_of(2)
+    assert (plan.most_checkpoints, plan.checkpoint_bytes) == (4 + plan.config.checkpoint.keep_best, ONE)

@@ -120,7 +120,7 @@ def test_a_failure_at_any_request_of_an_upload(
         done.append(True)
 
     wanted = {f"bucket/run/{path.name}": path.read_bytes() for path in (prepared / "data").iterdir()}
-    for was in every_failure(bucket, run, reset):
+    for was in every_failure(bucket, run, reset, lambda: bool(done)):
         there = {path: content for path, (content, _) in bucket.objects.items()}
         if f"bucket/run/{FILE}" in there:
             assert {**there, f"bucket/run/{FILE}": b""} == {**wanted, f"bucket/run/{FILE}": b""}, was

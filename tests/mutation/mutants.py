@@ -86,9 +86,8 @@ def _live(node: ast.AST) -> Iterator[ast.AST]:
                     yield from _live(ast.Expression(value))
                 continue
             case ast.FunctionDef(body=body, args=arguments):
-                yield from _live(
-                    ast.Module([*map(ast.Expr, filter(None, arguments.kw_defaults + arguments.defaults)), *body], [])
-                )
+                defaults = [ast.Expr(value) for value in (*arguments.kw_defaults, *arguments.defaults) if value]
+                yield from _live(ast.Module([*defaults, *body], []))
                 continue
         yield child
         yield from _live(child)

@@ -66,13 +66,14 @@ def gradients(
     )
     preprocess = Preprocess(Augment(colour_noise=None), statistics, SIDE).to(device)
     step = Step(model, preprocess, PaperSGD(model, Optimizer()), None, precision)
+    images_BHWC = torch.randint(0, 256, (IMAGES, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8)
+    labels_B = torch.randint(7, (IMAGES,), generator=generator)
     batch = Batch(
-        images_BHWC=torch.randint(0, 256, (IMAGES, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8),
-        labels_B=torch.randint(7, (IMAGES,), generator=generator),
-        offsets_B2=torch.zeros(IMAGES, 2, dtype=torch.int64),
-        keys_B=torch.arange(IMAGES),
+        images_BHWC=images_BHWC.to(device),
+        labels_B=labels_B.to(device),
+        offsets_B2=torch.zeros(IMAGES, 2, dtype=torch.int64, device=device),
+        keys_B=torch.arange(IMAGES, device=device),
     )
-    batch = Batch(**{name: tensor if tensor is None else tensor.to(device) for name, tensor in vars(batch).items()})
     out = {"sums": step.train(batch, Rates(weights=1e-3, biases=1e-3)), "test sums": step.test(batch)}
     assert not any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
     for layer, kind, parameter in model.parameter_layers():

@@ -5,7 +5,7 @@ nothing that was half saved passes for a damaged checkpoint, and the next attemp
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,8 @@ class Scene:
     def reset(self) -> None:
         self.reported = 0
         self._bucket.objects = dict(self._objects)
+        if self.place == URL:
+            return
         shutil.rmtree(self._root, ignore_errors=True)
         self._root.mkdir()
         if self._two:
@@ -80,8 +82,10 @@ class Scene:
     def damage(self) -> None:
         """The file of checkpoint 2."""
         self.reset()
-        (self._root / "run/checkpoints/step-00000002-a1" / FILE).write_bytes(b"else")
-        self._bucket.objects[f"bucket/run/step-00000002-a1/{FILE}"] = (b"else", 0)
+        if self.place == URL:
+            self._bucket.objects[f"bucket/run/step-00000002-a1/{FILE}"] = (b"else", 0)
+        else:
+            Path(self.place, "step-00000002-a1", FILE).write_bytes(b"else")
 
     def save(self, number: int, *steps: int) -> None:
         if self.place != URL:
@@ -100,10 +104,10 @@ class Scene:
     def set_aside(self) -> None:
         newest_whole(self.place, lambda text: None, set_aside=True)
 
-    def failures(self, run: object, reset: object) -> Iterator[str]:
+    def failures(self, run: Callable[[], None], reset: Callable[[], None]) -> Iterator[str]:
         if self.place == URL:
-            return in_bucket.every_failure(self._bucket, run, reset)  # type: ignore[arg-type]
-        return on_disk.every_failure(self._root, run, reset, lambda: self.reported)  # type: ignore[arg-type]
+            return in_bucket.every_failure(self._bucket, run, reset, lambda: self.reported)
+        return on_disk.every_failure(self._root, run, reset, lambda: self.reported)
 
 
 @pytest.fixture
@@ -112,7 +116,7 @@ def scene(request: pytest.FixtureRequest, alone: dist.ProcessGroup, two: Path, t
     return Scene(kind, alone, None if empty else two, tmp_path, bucket)
 
 
-@pytest.mark.parametrize("scene", ["disk", "disk, empty", "bucket", "bucket, empty"], indirect=True)
+@pytest.mark.parametrize("scene", ["disk", "disk, empty", "bucket"], indirect=True)
 def test_a_save(scene: Scene) -> None:
     scene.reset()
     at_least = len(committed(scene.place))  # the newest step that is whole before
@@ -124,7 +128,9 @@ def test_a_save(scene: Scene) -> None:
         assert found is None or holds(found, step), was
         assert not any("damaged" in text for text in said), (was, said)
         assert scene.reported == 3 or not was.startswith(in_bucket.ONCE) or scene.place != URL, was
+        reported = scene.reported
         scene.save(newest_attempt(scene.place) + 1, 8, 9)
+        scene.reported = reported  # of the same run, the power may be cut too
         assert [(one.step, holds(one, one.step)) for one in committed(scene.place)] == [(8, True), (9, True)], was
         tree = open_store(scene.place).tree()
         assert sorted(folder.split("-")[0] for folder in tree) == ["attempt", "step", "step"], (was, tree)
