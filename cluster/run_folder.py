@@ -5,12 +5,7 @@ import fcntl
 import os
 import socket
 import time
-<<<<<<< HEAD
 from collections.abc import Callable, Iterator, Mapping
-=======
-from collections.abc import Callable, Mapping
-from contextlib import suppress
->>>>>>> crash
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -110,20 +105,10 @@ class RunFolder:
                 f"{self.path} is being trained by {holder}; wait for it, stop it (kill it; it saves first), or give this run "
                 f"another name (name={self.config.name}-2)"
             ) from None
-<<<<<<< HEAD
         except OSError:
             pass  # some network file systems have no such locks; a later attempt still stops the saves of this one
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} of {socket.gethostname()}")
-        lock.flush()
-=======
-        except (
-            OSError
-        ):  # some network file systems have no such locks; a later attempt still stops the saves of this one
-            pass
->>>>>>> crash
         self._lock = lock
-        with suppress(OSError):  # a full disk; the lock is held without it
+        with contextlib.suppress(OSError):  # a full disk; the lock is held without it
             lock.truncate(0)
             lock.write(f"process {os.getpid()} of {socket.gethostname()}")
             lock.flush()

@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
-from cluster.failures import RunFailed
-=======
 from cluster import provenance
->>>>>>> crash
+from cluster.failures import RunFailed
 from cluster.provenance import read_starts
 from cluster.run_folder import RunFolder
 from configs.errors import UserError
