@@ -124,7 +124,7 @@ def test_what_may_be_over_soon_is_tried_again(tmp_path: Path, error: str) -> Non
     assert len(play.attempts.failures) == 1
 
 
-@pytest.mark.parametrize("tries", [1, 3])
+@pytest.mark.parametrize("tries", [1, 9])
 def test_a_storage_that_is_away_is_waited_for_within_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_storage_that_is_away_is_waited_for_within_the_budget(
         return real()
 
     monkeypatch.setattr(play.run, "latest", latest)
-    if tries < 3:
+    if tries == 1:
         assert isinstance(play.perform(), Finished)
         assert play.attempts.failures[1:] == ["the storage does not answer"] * tries
         assert play.log("attempt")[-1]["step"] == 5
