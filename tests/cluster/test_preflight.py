@@ -173,7 +173,7 @@ def test_folder_that_the_driver_cannot_write(place: Place) -> None:
 
 
 def test_disk_without_room_for_the_checkpoints(place: Place) -> None:
-    # 26,346 parameters, 8 bytes each, 100 million and two times: 21 TB.
+    # 26,346 parameters, 8 bytes each, 100 million and three times: 21 TB.
     found = place.look("checkpoint.keep=100000000", location=place.folder / "replaced-runs")
     assert "checkpoints may take 21,076.80 GB more" in told(found, "storage")[""]
 
