@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -67,7 +68,7 @@ class Bucket(fs.FileSystemHandler):
         return path
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        return [self._request("head", path, lambda path=path: self._info(path)) for path in paths]
+        return [self._request("head", path, partial(self._info, path)) for path in paths]
 
     def _info(self, path: str) -> fs.FileInfo:
         if path not in self.objects:
@@ -114,7 +115,7 @@ class Bucket(fs.FileSystemHandler):
     def create_dir(self, path: str, recursive: bool) -> None:
         raise NotImplementedError
 
-    delete_dir_contents = delete_root_dir_contents = open_input_file = open_append_stream = create_dir  # type: ignore[assignment]
+    delete_dir_contents = delete_root_dir_contents = open_input_file = open_append_stream = create_dir
 
     def _there(self, path: str) -> tuple[bytes, int]:
         if path not in self.objects:

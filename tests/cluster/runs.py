@@ -40,12 +40,13 @@ class Run:
         command = [sys.executable, "-m", f"cluster.{module}"]
         command += list(arguments) or [str(SMALL), f"name={name}", *settings]
         with self.output.open("w") as file:
-            self.process = subprocess.Popen(
+            where: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT, **streams}
+            self.process: subprocess.Popen[Any] = subprocess.Popen(
                 command,
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(PROJECT), "NO_COLOR": "1", "COLUMNS": "200"},
                 start_new_session=True,
-                **{"stdout": file, "stderr": subprocess.STDOUT, **streams},
+                **where,
             )
         self.started.append(self)
 

@@ -150,7 +150,7 @@ def test_evaluate_knows_beforehand_that_json_has_nowhere_to_go(
 def test_checkpoint_of_another_network(undisturbed: Run, folder: Path) -> None:
     arguments = (str(undisturbed.folder), "network.convs.conv2.maps=64")
     run = Run(folder, "other-network", module="evaluate", arguments=arguments)
-    assert run.finish(60) == 2
+    assert run.finish() == 2
     [told] = [line for line in run.text.splitlines() if line.startswith("error: ")]
     assert "checkpoint of another network: conv2.weights has shape [32," in told
     assert "Traceback" not in run.text
@@ -165,7 +165,7 @@ def test_damaged_checkpoint_that_evaluate_is_told_to_take(undisturbed: Run, fold
     file.write_bytes(content)
     arguments = (str(undisturbed.folder), "--checkpoint", str(copy))
     run = Run(folder, "damaged", module="evaluate", arguments=arguments)
-    assert run.finish(60) == 2
+    assert run.finish() == 2
     [told] = [line for line in run.text.splitlines() if line.startswith("error: ")]
     assert f"{copy} is damaged: the checksum of {file.name} is not the one recorded" in told
     assert "Traceback" not in run.text

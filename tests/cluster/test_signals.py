@@ -41,15 +41,6 @@ def test_first_is_gentle_and_second_raises(number: int, capfd: pytest.CaptureFix
     assert caught.value.number == second
 
 
-def test_any_second_signal_raises_and_says_which() -> None:
-    with StopSignals() as signals:
-        signals.gentle = True
-        send(signal.SIGINT)
-        with pytest.raises(Interrupted) as caught:
-            send(signal.SIGTERM)
-    assert caught.value.number == signals.requested == signal.SIGTERM
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_not_gentle_raises_at_once(number: int) -> None:
     with StopSignals() as signals:
