@@ -32,7 +32,6 @@ from tests import reference
 from tests.parity.cases import (
     CASES,
     DECAY,
-    IMAGES,
     MOMENTUM,
     NOISE,
     SCHEDULE,
@@ -46,8 +45,8 @@ from tests.parity.cases import (
 )
 
 
-def _batch(drawn: Drawn, rows: slice) -> Batch:
-    arrays = {field.name: np.ascontiguousarray(getattr(drawn, field.name)[rows]) for field in dataclasses.fields(drawn)}
+def _batch(drawn: Drawn) -> Batch:
+    arrays = {field.name: np.ascontiguousarray(getattr(drawn, field.name)) for field in dataclasses.fields(drawn)}
     arrays["keys_B"] = arrays["keys_B"].view(np.int64)
     return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
@@ -58,12 +57,8 @@ def run(
     first_column: int = 0,
     columns: int | None = None,
     exchange: Exchange | None = None,
-    parts: int = 1,
 ) -> Tree:
-    """The updates with the code of training, on this process's columns.
-
-    parts: that each batch is taken in, one after the other.
-    """
+    """The updates with the code of training, on this process's columns."""
     # A compiler that fails would leave the plain form to be compared, without a word.
     warnings.simplefilter("error", NotCompiledWarning)
     model = AlexNet(
@@ -86,7 +81,7 @@ def run(
     optimizer = PaperSGD(model, settings, fused=case.as_trained)
     step, schedule = Step(model, preprocess, optimizer, None), Stages(SCHEDULE)
 
-    first = _batch(draw(case, 0), slice(0, IMAGES))
+    first = _batch(draw(case, 0))
     inputs = (first.images_BHWC, first.offsets_B2, first.mirror_B, first.colour_BC, first.noisy_B)
     with torch.no_grad():
         out = {
@@ -95,17 +90,7 @@ def run(
             "test sums": step.test(first),
         }
     for update in range(case.updates):
-        each = IMAGES // parts
-        sums = [
-            step.train(
-                _batch(draw(case, update), slice(part * each, (part + 1) * each)),
-                schedule.rates(update),
-                part=part,
-                parts=parts,
-            )
-            for part in range(parts)
-        ]
-        out[f"{update} sums"] = torch.stack(sums).sum(dim=0)
+        out[f"{update} sums"] = step.train(_batch(draw(case, update)), schedule.rates(update))
         for layer, kind, parameter in model.parameter_layers():
             assert parameter.grad is not None
             out[f"{update} {layer} {kind} gradient"] = parameter.grad.clone()

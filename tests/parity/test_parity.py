@@ -1,4 +1,4 @@
-"""The code of training against the plain reference: one process, two column processes. Replicas: see tests/whole.
+"""The code of training against the plain reference: one process, two column processes. Replicas and parts: see tests/whole.
 
 float64 throughout. What is compared and why to 1e-12: see `tests.parity.cases`.
 """
@@ -41,11 +41,6 @@ def test_floats_sent_are_those_of_the_layer_table(two_columns: list[dict[str, tu
     # Besides the updates there are two forward passes without a loss, and a test.
     per_image = case.updates * (2 * exchanged + 5) + 2 * exchanged + exchanged + 5
     assert [rank["original in the small"][1] for rank in two_columns] == [IMAGES * per_image] * 2
-
-
-def test_a_batch_in_parts_is_the_same_batch() -> None:
-    """What a replica does for others that are missing."""
-    assert_same(run(CASES["complete"], parts=2), expected("complete"))
 
 
 def test_comparison_notices_a_difference_in_one_number() -> None:
