@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from cluster.memory import of_column
 from cluster.plan import DatasetSize, Plan, describe, make_plan, plan_before_joining
 from configs.errors import UserError
 from configs.loader import built_in, load
-from configs.schema import Config
 from tests.workers import by_hand
 from workers.data.data_worker import DataWorker
 from workers.program import Request
@@ -50,6 +49,15 @@ def test_original_in_words() -> None:
     assert words["mesh"] == "1 replica(s) x 2 process(es) of 1 column(s)"
     assert words["data"] == "data/imagenet: 1,281,167 training and 50,000 validation images"
     assert words["run"] == str(Path("original in runs") / "original")
+    assert re.fullmatch(r"about [\d,]+\.\d MB per column worker, libraries included", words["memory"])
+    # The parameters and their momentum, 4 bytes each.
+    assert words["checkpoints"] == (
+        "487.7 MB each, at most 4 at a time; every 2,000 steps, after each evaluation, when stopped, and at the end"
+    )
+    changed = plan("checkpoint.keep=5", "checkpoint.keep_best=false", "checkpoint.every_steps=null")
+    assert said(changed)["checkpoints"] == (
+        "487.7 MB each, at most 6 at a time; after each evaluation, when stopped, and at the end"
+    )
 
 
 def test_columns_add_up_also_where_the_classes_are_uneven() -> None:
@@ -71,40 +79,52 @@ def test_exchange_follows_replicas_and_processes() -> None:
     assert said(alone)["exchange"] == "30,336 floats per image and column forward, inside one process"
 
 
+PLAIN, WHOLE = "original.yaml", "caffe.yaml"
+"""The second one's norm over all maps keeps the columns in one process."""
+
+
 @pytest.mark.parametrize(
-    ("replicas", "gpus", "device", "expected"),
+    ("name", "replicas", "gpus", "device", "expected", "reason"),
     [
-        # device and (processes per replica, columns per process)
-        (1, 0, "auto", ("cpu", 2, 1)),
-        (1, 1, "auto", ("cuda", 1, 2)),
-        (1, 2, "auto", ("cuda", 2, 1)),
-        (1, 4, "auto", ("cuda", 2, 1)),
-        (2, 0, "auto", ("cpu", 2, 1)),
-        (2, 1, "auto", ("cpu", 2, 1)),
-        (2, 2, "auto", ("cuda", 1, 2)),
-        (2, 3, "auto", ("cuda", 1, 2)),
-        (2, 4, "auto", ("cuda", 2, 1)),
-        (1, 4, "cpu", ("cpu", 2, 1)),
-        (2, 4, "cpu", ("cpu", 2, 1)),
-        (1, 1, "cuda", ("cuda", 1, 2)),
-        (1, 2, "cuda", ("cuda", 2, 1)),
-        (2, 2, "cuda", ("cuda", 1, 2)),
-        (2, 4, "cuda", ("cuda", 2, 1)),
-        (1, 0, "cuda", None),
-        (2, 1, "cuda", None),
+        # expected: device, processes per replica, columns per process
+        (PLAIN, 1, 0, "auto", ("cpu", 2, 1), "no GPU: "),
+        (PLAIN, 1, 1, "auto", ("cuda", 1, 2), "1 GPU(s) for 2 columns: all columns of a replica in one process"),
+        (PLAIN, 1, 2, "auto", ("cuda", 2, 1), "2 GPU(s) for 2 column(s): one each"),
+        (PLAIN, 1, 4, "auto", ("cuda", 2, 1), ""),
+        (PLAIN, 2, 0, "auto", ("cpu", 2, 1), ""),
+        (PLAIN, 2, 1, "auto", ("cpu", 2, 1), "only 1 GPU(s) for 2 replicas: "),
+        (PLAIN, 2, 2, "auto", ("cuda", 1, 2), ""),
+        (PLAIN, 2, 3, "auto", ("cuda", 1, 2), ""),
+        (PLAIN, 2, 4, "auto", ("cuda", 2, 1), ""),
+        (PLAIN, 1, 4, "cpu", ("cpu", 2, 1), "cluster.device is cpu: "),
+        (PLAIN, 2, 4, "cpu", ("cpu", 2, 1), ""),
+        (PLAIN, 1, 1, "cuda", ("cuda", 1, 2), ""),
+        (PLAIN, 1, 2, "cuda", ("cuda", 2, 1), ""),
+        (PLAIN, 2, 2, "cuda", ("cuda", 1, 2), ""),
+        (PLAIN, 2, 4, "cuda", ("cuda", 2, 1), ""),
+        (PLAIN, 1, 0, "cuda", None, "cluster.device is cuda, but there are 0 GPU(s) for 1 repl"),
+        (PLAIN, 2, 1, "cuda", None, "cluster.device is cuda, but there are 1 GPU(s) for 2 repl"),
+        (WHOLE, 1, 0, "auto", ("cpu", 1, 2), ""),
+        (WHOLE, 1, 1, "auto", ("cuda", 1, 2), ""),
+        (WHOLE, 1, 4, "auto", ("cuda", 1, 2), ""),
+        (WHOLE, 1, 4, "cpu", ("cpu", 1, 2), ""),
+        (WHOLE, 2, 1, "auto", ("cpu", 1, 2), ""),
+        (WHOLE, 2, 2, "cuda", ("cuda", 1, 2), ""),
+        (WHOLE, 2, 1, "cuda", None, "1 GPU(s) for 2 replica(s), each with all its columns in one process"),
     ],
 )
-def test_devices(replicas: int, gpus: int, device: str, expected: tuple[str, int, int] | None) -> None:
-    config = load("original.yaml", [f"cluster.replicas={replicas}", f"cluster.device={device}"])
+def test_devices(
+    name: str, replicas: int, gpus: int, device: str, expected: tuple[str, int, int] | None, reason: str
+) -> None:
+    config = load(name, [f"cluster.replicas={replicas}", f"cluster.device={device}"])
     if expected is None:
-        with pytest.raises(
-            UserError, match=rf"cluster.device is cuda, but there are {gpus} GPU\(s\) for {replicas} repl"
-        ):
+        with pytest.raises(UserError, match=re.escape(reason)):
             choose_mesh(config, [gpus])
         return
     mesh, why = choose_mesh(config, [gpus])
     assert (mesh.device, mesh.processes_per_replica, mesh.columns_per_process) == expected
     assert mesh.replicas == replicas
+    assert why.startswith(reason) and why.endswith("because network.lrn.sees is all") == (name == WHOLE)
     made = make_plan(config, gpus, IMAGENET)
     assert made.gpus == (mesh.size if mesh.device == "cuda" else 0) <= gpus
     assert made.why == why and why in said(made)["device"]
@@ -140,46 +160,6 @@ def test_gpus_of_a_cluster_are_not_looked_for_on_the_machine_that_joins_it() -> 
         plan_before_joining(config, None, IMAGENET)
 
 
-@pytest.mark.parametrize(
-    ("gpus", "device", "replicas", "reason"),
-    [
-        (0, "auto", 1, "no GPU: "),
-        (1, "auto", 2, "only 1 GPU(s) for 2 replicas: "),
-        (4, "cpu", 1, "cluster.device is cpu: "),
-        (2, "auto", 1, "2 GPU(s) for 2 column(s): one each"),
-        (1, "auto", 1, "1 GPU(s) for 2 columns: all columns of a replica in one process"),
-    ],
-)
-def test_reasons(gpus: int, device: str, replicas: int, reason: str) -> None:
-    config = load("original.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
-    assert choose_mesh(config, [gpus])[1].startswith(reason)
-
-
-@pytest.mark.parametrize(
-    ("gpus", "device", "replicas", "expected"),
-    [
-        (0, "auto", 1, "cpu"),
-        (1, "auto", 1, "cuda"),
-        (4, "auto", 1, "cuda"),
-        (4, "cpu", 1, "cpu"),
-        (1, "auto", 2, "cpu"),
-        (2, "cuda", 2, "cuda"),
-        (1, "cuda", 2, None),
-    ],
-)
-def test_a_norm_over_all_maps_keeps_the_columns_in_one_process(
-    gpus: int, device: str, replicas: int, expected: str | None
-) -> None:
-    config = load("caffe.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
-    if expected is None:
-        with pytest.raises(UserError, match=r"1 GPU\(s\) for 2 replica\(s\), each with all its columns in one process"):
-            choose_mesh(config, [gpus])
-        return
-    mesh, why = choose_mesh(config, [gpus])
-    assert (mesh.device, mesh.processes_per_replica, mesh.columns_per_process) == (expected, 1, 2)
-    assert why.endswith("because network.lrn.sees is all")
-
-
 @pytest.mark.parametrize("file", built_in(), ids=lambda file: file.stem)
 def test_every_config_has_a_plan(file: Path) -> None:
     """With all words and figures, also where there is one column only."""
@@ -194,31 +174,28 @@ def test_every_config_has_a_plan(file: Path) -> None:
         assert made.actor_bytes > 3 * 4 * made.parameters // made.mesh.processes_per_replica
 
 
-def array_bytes(batch: dict[str, Any]) -> int:
-    return sum(value.nbytes for value in batch.values() if isinstance(value, np.ndarray))
-
-
-def with_batches(config: Config, training: int, testing: int, replicas: int = 1) -> Config:
-    return dataclasses.replace(
-        config,
-        train=dataclasses.replace(config.train, batch_size=training * replicas, evaluate_batch_size=testing),
-        cluster=dataclasses.replace(config.cluster, replicas=replicas),
-    )
-
-
 def test_window_bytes_are_those_of_real_batches(tmp_path: Path) -> None:
     """A training batch to the byte; a testing batch has no draws, so it takes a little less than is said."""
     by_hand.make_data_set(tmp_path)
     config = by_hand.config(tmp_path)
     assert config.augment.colour_noise is not None
     worker = DataWorker(config, "worker")
-    training = array_bytes(worker.batch(Request(split="train", start=0, count=12)))
-    testing = array_bytes(worker.batch(Request(split="validation", start=0, count=12)))
+
+    def batch_bytes(split: Literal["train", "validation"]) -> int:
+        batch = worker.batch(Request(split=split, start=0, count=12))
+        return sum(value.nbytes for value in batch.values() if isinstance(value, np.ndarray))
+
+    def plan_of(training: int, testing: int, replicas: int = 1) -> Plan:
+        train = dataclasses.replace(config.train, batch_size=training * replicas, evaluate_batch_size=testing)
+        cluster = dataclasses.replace(config.cluster, replicas=replicas)
+        return make_plan(dataclasses.replace(config, train=train, cluster=cluster), 0, None)
+
+    training, testing = batch_bytes("train"), batch_bytes("validation")
     for replicas in (1, 2):
-        made = make_plan(with_batches(config, 12, 5, replicas), 0, None)
+        made = plan_of(12, 5, replicas)
         assert made.batch_bytes == training
         assert made.window_bytes == config.cluster.window * training
-    made = make_plan(with_batches(config, 5, 12), 0, None)
+    made = plan_of(5, 12)
     assert testing < made.batch_bytes <= testing * 1.01
     assert made.object_store_bytes >= 3 * made.window_bytes
 
@@ -241,14 +218,8 @@ def test_memory_of_weights(gpus: int, parameters: int) -> None:
     more = two.actor_bytes - one.actor_bytes
     assert one.actor_bytes - more == 12 * parameters
     # Every activation of the layers, at least once: 55*55*96 and so on, for the maps that the process owns.
-    sides = {
-        "conv1": 55 * 55 * 96,
-        "conv2": 27 * 27 * 256,
-        "conv3": 13 * 13 * 384,
-        "conv4": 13 * 13 * 384,
-        "conv5": 13 * 13 * 256,
-    }
-    owned = sum(sides.values()) * 4 // (2 if gpus == 2 else 1)
+    maps = 55 * 55 * 96 + 27 * 27 * 256 + 2 * 13 * 13 * 384 + 13 * 13 * 256
+    owned = maps * 4 // (2 if gpus == 2 else 1)
     assert owned < more < 10 * owned
 
 
@@ -258,24 +229,6 @@ def test_memory_of_a_process_on_cpus_holds_the_copy_too() -> None:
     without = cpu.actor_bytes - cpu.checkpoint_copy_bytes
     whole = of_column(cpu.config, cpu.table, cpu.images_per_replica, 1, 2)
     assert without == 12 * 30_482_612 + whole.on_cpu
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (
-            [],
-            "487.7 MB each, at most 4 at a time; every 2,000 steps, after each evaluation, when stopped, and at the end",
-        ),
-        (
-            ["checkpoint.keep=5", "checkpoint.keep_best=false", "checkpoint.every_steps=null"],
-            "487.7 MB each, at most 6 at a time; after each evaluation, when stopped, and at the end",
-        ),
-    ],
-)
-def test_room_for_checkpoints(settings: list[str], words: str) -> None:
-    """60,965,224 parameters and their momentum, 4 bytes each."""
-    assert said(plan(*settings))["checkpoints"] == words
 
 
 def test_cpus() -> None:
@@ -306,7 +259,3 @@ def test_program_is_that_of_the_replica() -> None:
     first, second = (made.program(replica) for replica in range(2))
     assert dataclasses.replace(first, replica=1) == second
     assert (first.train_rows, first.validation_rows) == (1_281_167, 50_000)
-
-
-def test_numbers_are_readable() -> None:
-    assert re.fullmatch(r"about [\d,]+\.\d MB per column worker, libraries included", said(plan())["memory"])

@@ -117,88 +117,71 @@ def states(results: list[Result]) -> dict[str, set[str]]:
     return {name: {r.state for r in results if r.name == name} for name in dict.fromkeys(r.name for r in results)}
 
 
-def test_only_the_second_node_is_found_fault_with(results: list[Result]) -> None:
-    assert {result.where for result in results if not result.ok} == {BAD}
-    assert {name for name, found in states(results).items() if found == {"ok"}} == {"nodes", "room", "answer", "data"}
-
-
-def test_other_versions(results: list[Result]) -> None:
+def test_only_the_second_node_is_found_fault_with_and_each_fault_is_told(place: Place, results: list[Result]) -> None:
     import numpy
 
-    assert f"numpy 1.2.3 (here {numpy.__version__}), project " in told(results, "versions")[BAD]
-
-
-def test_address_that_no_interface_has(results: list[Result]) -> None:
-    line = told(results, "network")[BAD]
-    assert f"no interface has the address {BAD}" in line
-    assert "lo has 127.0.0.1" in line and "--node-ip-address" in line
-
-
-def test_folder_that_is_not_shared(place: Place, results: list[Result]) -> None:
-    line = told(results, "storage")[BAD]
-    assert f"{place.folder}/runs/small/checkpoints is not the folder that the driver wrote to" in line
-    assert "storage that all nodes share" in line
-
-
-def test_object_store_smaller_than_the_windows(results: list[Result]) -> None:
-    # 20,000 images of 24 * 24 * 3 + 46 bytes for the replica that has room there, four batches at a time.
-    line = told(results, "store")[BAD]
-    assert "1 replica(s) may have 141.9 MB of batches under way here, and the object store holds 80.0 MB" in line
-    assert "--object-store-memory=425760000" in line
+    assert {result.where for result in results if not result.ok} == {BAD}
+    assert {name for name, found in states(results).items() if found == {"ok"}} == {"nodes", "room", "answer", "data"}
+    for name, words in {
+        "versions": [f"numpy 1.2.3 (here {numpy.__version__}), project "],
+        "network": [f"no interface has the address {BAD}", "lo has 127.0.0.1", "--node-ip-address"],
+        "storage": [
+            f"{place.folder}/runs/small/checkpoints is not the folder that the driver wrote to",
+            "storage that all nodes share",
+        ],
+        # 20,000 images of 24 * 24 * 3 + 46 bytes for the replica that has room there, four batches at a time.
+        "store": [
+            "1 replica(s) may have 141.9 MB of batches under way here, and the object store holds 80.0 MB",
+            "--object-store-memory=425760000",
+        ],
+    }.items():
+        assert all(word in told(results, name)[BAD] for word in words), told(results, name)
+    assert list((place.folder / "runs").iterdir()) == [], "nothing is left behind"
 
 
 def test_object_store_that_might_spill(place: Place) -> None:
-    found = [
-        result for result in place.look("train.batch_size=20000", "cluster.window_batches=4") if result.name == "store"
-    ]
-    assert [(result.state, result.where) for result in found] == [("warning", GOOD), ("warning", BAD)]
-
-
-def test_nothing_is_left_behind(place: Place, results: list[Result]) -> None:
-    assert list((place.folder / "runs").iterdir()) == []
+    found = place.look("train.batch_size=20000", "cluster.window_batches=4")
+    assert [(one.state, one.where) for one in found if one.name == "store"] == [("warning", GOOD), ("warning", BAD)]
 
 
 def test_what_is_there_stays(place: Place) -> None:
-    """The folder of a run that goes on."""
+    """The folder of a run that goes on, and a folder by its URL."""
     checkpoints = place.folder / "replaced-runs" / "checkpoints"
     (checkpoints / "step-00000001").mkdir(parents=True)
-    found = place.look(location=checkpoints)
-    assert states(found)["storage"] == {"ok"}
-    assert [entry.name for entry in checkpoints.iterdir()] == ["step-00000001"]
+    for location in (checkpoints, f"file://{checkpoints}"):
+        assert states(place.look(location=location))["storage"] == {"ok"}
+        assert [entry.name for entry in checkpoints.iterdir()] == ["step-00000001"]
 
 
-def test_folder_that_the_driver_cannot_write(place: Place) -> None:
-    found = place.look(location=place.folder / "demo.yaml" / "checkpoints")
-    assert "Not a directory" in told(found, "storage")["driver"]
+@pytest.mark.parametrize(
+    ("location", "settings", "where", "words"),
+    [
+        ("demo.yaml/checkpoints", (), "driver", "Not a directory"),
+        # 26,346 parameters, 8 bytes each, 100 million and two times: 21 TB.
+        ("replaced-runs", ("checkpoint.keep=100000000",), "", "checkpoints may take 21,076.80 GB more"),
+        ("file://runs/there", (), BAD, "its marker is not there"),
+    ],
+)
+def test_storage_that_will_not_do(
+    place: Place, location: str, settings: tuple[str, ...], where: str, words: str
+) -> None:
+    scheme, path = ("file://", location[7:]) if location.startswith("file://") else ("", location)
+    found = place.look(*settings, location=f"{scheme}{place.folder / path}")
+    assert words in told(found, "storage")[where]
 
 
-def test_disk_without_room_for_the_checkpoints(place: Place) -> None:
-    # 26,346 parameters, 8 bytes each, 100 million and two times: 21 TB.
-    found = place.look("checkpoint.keep=100000000", location=place.folder / "replaced-runs")
-    assert "checkpoints may take 21,076.80 GB more" in told(found, "storage")[""]
-
-
-def test_url_that_one_node_does_not_see(place: Place) -> None:
-    shared, hidden = place.folder / "replaced-runs" / "there", place.folder / "runs" / "there"
-    assert states(place.look(location=f"file://{shared}"))["storage"] == {"ok"}
-    assert list(shared.iterdir()) == []
-    assert "its marker is not there" in told(place.look(location=f"file://{hidden}"), "storage")[BAD]
-
-
-def test_data_set_that_is_not_there(place: Place) -> None:
-    assert "no data set at" in told(place.look(data="hidden"), "data")[BAD]
-
-
-def test_another_data_set(place: Place) -> None:
-    found = told(place.look(data="replaced"), "data")
-    assert list(found) == [BAD]
-    assert "is another data set there" in found[BAD]
-
-
-def test_shard_that_was_cut(place: Place) -> None:
-    found = told(place.look(data="cut"), "data")
-    assert list(found) == [GOOD, BAD]
-    assert "1 of 5 shards" in found[BAD] and "train-0000016.arrow has" in found[BAD]
+@pytest.mark.parametrize(
+    ("data", "nodes", "words"),
+    [
+        ("hidden", [BAD], ["no data set at"]),
+        ("replaced", [BAD], ["is another data set there"]),
+        ("cut", [GOOD, BAD], ["1 of 5 shards", "train-0000016.arrow has"]),
+    ],
+)
+def test_data_sets_that_differ(place: Place, data: str, nodes: list[str], words: list[str]) -> None:
+    found = told(place.look(data=data), "data")
+    assert list(found) == nodes
+    assert all(word in found[BAD] for word in words)
 
 
 def test_a_node_that_has_not_joined(place: Place) -> None:
@@ -222,24 +205,21 @@ def test_a_run_that_has_no_room(place: Place) -> None:
 
 
 def test_a_run_is_refused_with_everything_at_once(place: Place) -> None:
+    large = place.plan("train.batch_size=40000", "cluster.window_batches=4")
     with pytest.raises(UserError) as refused:
-        run.preflight(
-            place.ray,
-            place.plan("train.batch_size=40000", "cluster.window_batches=4"),
-            str(place.folder / "runs" / "checkpoints"),
-        )
-    lines = str(refused.value).splitlines()
-    assert lines[0] == "4 thing(s) are wrong with the cluster; nothing was started:"
-    names = [line.split(":")[0].strip() for line in lines[1:]]
-    assert names == ["versions", "network", "storage", "store"]
-    assert all(line.split(": ")[1] == BAD for line in lines[1:])
+        run.preflight(place.ray, large, str(place.folder / "runs" / "checkpoints"))
+    first, *lines = str(refused.value).splitlines()
+    assert first == "4 thing(s) are wrong with the cluster; nothing was started:"
+    told = [tuple(line.split(": ")[:2]) for line in lines]
+    assert [(name.strip(), where) for name, where in told] == [
+        (name, BAD) for name in ("versions", "network", "storage", "store")
+    ]
 
 
-def test_links(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_links(place: Place) -> None:
     [result] = links.check_links(place.ray, place.plan(), alive_nodes(place.ray), one_node_too=False)
     assert result.state == "ok"
-    for name in (f"{GOOD} and {BAD}: ", f"within {GOOD}: ", f"within {BAD}: "):
-        assert name in result.what
+    assert all(name in result.what for name in (f"{GOOD} and {BAD}: ", f"within {GOOD}: ", f"within {BAD}: "))
 
 
 def test_link_whose_other_end_stops(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,10 +269,9 @@ def test_a_node_that_hangs(place: Place) -> None:
     raylet = place.raylet()
     raylet.suspend()
     try:
-        answers = run.look_at_nodes(place.ray, place.plan(), None, answer_seconds=3.0)
+        found, hosts = run.look_at_nodes(place.ray, place.plan(), None, answer_seconds=3.0)
     finally:
         raylet.resume()
-    found, hosts = answers
     assert told(found, "answer").keys() == {BAD}
     assert "it gave no answer within 3 s" in told(found, "answer")[BAD]
     assert [node.name for node in hosts] == [GOOD]

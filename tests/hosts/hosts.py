@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import psutil
@@ -28,13 +27,7 @@ PROJECT = Path(__file__).parents[2]
 NETWORK = "198.18.0"
 """Of the range that is set aside for tests of networks [RFC 2544], and seen by the hosts alone."""
 TOOLS = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "rsync": "rsync", "ip": "iproute2", "ss": "iproute2"}
-TOOLS |= {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setsid": "util-linux",
-    "flock": "util-linux",
-    "pgrep": "procps",
-}
+TOOLS |= {"pgrep": "procps"} | dict.fromkeys(("unshare", "nsenter", "setsid", "flock"), "util-linux")
 NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
 HOME = "/tmp/home"
 
@@ -48,12 +41,8 @@ def missing() -> str | None:
         packages = " ".join(sorted({TOOLS[tool] for tool in absent}))
         return f"pretend hosts need {', '.join(absent)}: apt-get install {packages}"
     trial = "ip link add br0 type bridge && ip link add name c0 type veth peer name c1 && mount -t tmpfs tmpfs /run"
-    ran = subprocess.run(
-        ["unshare", *NAMESPACES, "--fork", "--mount-proc", "sh", "-c", trial],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    command = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "sh", "-c", trial]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=20)
     return f"no namespaces, bridge or mounts here: {ran.stderr.strip()}" if ran.returncode else None
 
 
@@ -97,9 +86,7 @@ class Hosts:
         self.up()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.down()
 
     def up(self) -> None:
@@ -132,20 +119,8 @@ class Hosts:
         self._hosts[name] = host
         try:
             inside = child(host, name)
-            cable = [
-                "ip",
-                "link",
-                "add",
-                self._port(name),
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "eth0",
-                "netns",
-                str(inside),
-            ]
-            self._at_switch(*cable)
+            cable = f"ip link add {self._port(name)} type veth peer name eth0 netns {inside}"
+            self._at_switch(*cable.split())
             self._at_switch("ip", "link", "set", self._port(name), "master", "br0", "up")
             assert host.stdin is not None
             host.stdin.write("the cable is in\n")
@@ -262,9 +237,8 @@ class Hosts:
         known = [f"{self.address(other)} {other}" for other in self.names]
         (etc / "hosts").write_text("\n".join(["127.0.0.1 localhost", *known, f"0.0.0.0 {name}-any"]) + "\n")
         (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-        shutil.copy(self.folder / "key", ssh / "id_ed25519")
-        shutil.copy(self.folder / "key", ssh / "host_key")
-        shutil.copy(self.folder / "key.pub", ssh / "authorized_keys")
+        for file, key in (("id_ed25519", "key"), ("host_key", "key"), ("authorized_keys", "key.pub")):
+            shutil.copy(self.folder / key, ssh / file)
         (ssh / "sshd_config").write_text(
             f"ListenAddress {self.address(name)}:22\nListenAddress 127.0.0.1:22\nHostKey {HOME}/.ssh/host_key\n"
             f"AuthorizedKeysFile {HOME}/.ssh/authorized_keys\nPermitRootLogin prohibit-password\n"

@@ -1,6 +1,7 @@
 """The command from end to end: pages that stand alone, runs that are not complete, data that is gone, and bad input."""
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
@@ -18,6 +19,7 @@ from cluster.report import __main__ as report
 from cluster.report.kernels import draw_kernels, first_kernels
 from tests.cluster.runs import Run
 from tests.cluster.test_bad_input import refused
+from workers.data.manifest import Manifest
 
 torch.set_num_threads(1)
 
@@ -132,82 +134,76 @@ def test_kernels_are_those_of_each_run(made: Path, undisturbed: Run, bold: Run) 
             np.testing.assert_array_equal(np.asarray(drawn), draw_kernels(kernels, 2))
 
 
+def text_of(out: Path) -> str:
+    return Page(out / "report.html").text
+
+
 def test_run_that_was_cut_off_is_shown_and_said_to_be(copied: Path, folder: Path, tmp_path: Path) -> None:
+    """Under a name with markup, which is shown as it is."""
     lines = (copied / "log.jsonl").read_text().splitlines()
     kept = [line for line in lines if json.loads(line)["step"] <= 20 and json.loads(line)["kind"] != "end"]
     (copied / "log.jsonl").write_text("\n".join(kept) + "\n")
     (copied / "result.json").unlink()
-    make(copied, "--out", tmp_path / "out", "--no-neighbours", "--data", folder / "data" / "small")
-    page = Page(tmp_path / "out" / "report.html")
-    assert "copied ended before its end" in page.text
-    assert "its log has come to step 20 of 30, and the network shown here has had 30 updates" in page.text
-    assert "Left: predictions" in page.text
-    assert "Right: nearest" not in page.text
+    odd = copied.rename(tmp_path / "a<b>&$x$_^")
+    make(odd, "--out", tmp_path / "out", "--no-neighbours", "--data", folder / "data" / "small")
+    text = text_of(tmp_path / "out")
+    assert "a<b>&$x$_^ ended before its end" in text
+    assert "its log has come to step 20 of 30, and the network shown here has had 30 updates" in text
+    assert "Left: predictions" in text and "Right: nearest" not in text
 
 
-def test_without_the_data_set_figure_4_is_left_out_and_the_page_says_why(copied: Path, tmp_path: Path) -> None:
+def test_without_the_data_set_figure_4_is_left_out_and_the_page_says_why(
+    copied: Path, folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("not the report's")
     (out / "figure4_left.png").write_bytes(b"of an earlier report")
     (out / "report.json").write_text(json.dumps({"files": ["figure4_left.png", "../copied/config.yaml", "mine.txt"]}))
     make(copied, "--out", out)
-    page = Page(out / "report.html")
-    assert "Figure 4 is left out" in page.text and "no data set at data/small" in page.text
-    assert "Figure 3" in page.text
+    text = text_of(out)
+    assert "Figure 4 is left out" in text and "no data set at data/small" in text and "Figure 3" in text
     assert not (out / "figure4_left.png").exists(), "an old picture beside a page that has none misleads"
     assert (out / "mine.txt").exists() and (copied / "config.yaml").exists()
-
-
-def test_another_data_set_than_the_networks_is_not_shown(copied: Path, bold: Run, folder: Path, tmp_path: Path) -> None:
+    # Nor is another data set than the network's shown.
     other = Path(shutil.copytree(folder / "data" / "small", tmp_path / "other"))
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["classes"] = manifest["classes"][::-1]
-    from workers.data.manifest import _from_json
-
-    manifest["fingerprint"] = _from_json(manifest).fingerprint
-    (other / "manifest.json").write_text(json.dumps(manifest))
-    make(copied, "--out", tmp_path / "out", "--data", other)
-    assert "is another one than the network was trained on" in Page(tmp_path / "out" / "report.html").text
+    manifest = Manifest.load(other)
+    dataclasses.replace(manifest, classes=manifest.classes[::-1]).write(other)
+    make(copied, "--out", out, "--data", other)
+    assert "is another one than the network was trained on" in text_of(out)
 
 
 def test_images_of_few_training_images_and_another_choice(copied: Path, folder: Path, tmp_path: Path) -> None:
     data = ("--data", folder / "data" / "small")
     make(copied, "--out", tmp_path / "a", "--among", "50", *data)
     make(copied, "--out", tmp_path / "b", "--among", "50", "--seed", "1", *data)
-    assert "50 of 1,200 training images" in Page(tmp_path / "a" / "report.html").text
+    assert "50 of 1,200 training images" in text_of(tmp_path / "a")
     one, other = (json.loads((tmp_path / name / "report.json").read_text())["figure4"] for name in "ab")
     assert one["searched"] == 50
     assert [image["image"] for image in one["predicted"]] != [image["image"] for image in other["predicted"]]
 
 
-def test_names_with_markup_are_shown_as_they_are(copied: Path, tmp_path: Path) -> None:
-    odd = copied.rename(tmp_path / "a<b>&$x$_^")
-    make(odd, "--out", tmp_path / "out")
-    assert "a<b>&$x$_^" in Page(tmp_path / "out" / "report.html").text
-
-
 def test_bad_input_is_one_error(
     capsys: pytest.CaptureFixture[str], copied: Path, undisturbed: Run, tmp_path: Path
 ) -> None:
-    out = str(tmp_path / "out")
-    assert "nowhere is not the folder of a run" in refused(capsys, ["nowhere", "--out", out], module=report)
-    empty = tmp_path / "empty"
+    out, empty, file = tmp_path / "out", tmp_path / "empty", tmp_path / "file"
     empty.mkdir()
-    assert "has no config.yaml" in refused(capsys, [str(empty), "--out", out], module=report)
-    file = tmp_path / "file"
     file.write_text("")
-    told = refused(capsys, [str(copied), "--out", str(file)], module=report)
-    assert "is a file; give a folder" in told
-    assert "lies below a file" in refused(capsys, [str(copied), "--out", str(file / "x")], module=report)
+
+    def told(run: Path, out: Path = out) -> str:
+        return refused(capsys, [str(run), "--out", str(out)], module=report)
+
+    assert "nowhere is not the folder of a run" in told(Path("nowhere"))
+    assert "has no config.yaml" in told(empty)
+    assert "is a file; give a folder" in told(copied, file)
+    assert "lies below a file" in told(copied, file / "x")
     shutil.rmtree(copied / "checkpoints")
-    assert "there is no checkpoint at" in refused(capsys, [str(copied), "--out", out], module=report)
+    assert "there is no checkpoint at" in told(copied)
     # A run to compare with needs none.
-    (tmp_path / "out").mkdir(exist_ok=True)
     make(undisturbed.folder, copied, "--out", out, "--no-neighbours")
     assert "copied is shown without its kernels: there is no checkpoint" in capsys.readouterr().err
     (copied / "config.yaml").write_text("name: [")
-    assert "is not valid YAML" in refused(capsys, [str(copied), "--out", out], module=report)
+    assert "is not valid YAML" in told(copied)
     with pytest.raises(SystemExit) as ended:
         report.main(["runs/a"])
     assert ended.value.code == 2

@@ -14,6 +14,7 @@ def figure1(little: Path, out: Path, *words: str) -> int:
     return main(["figure1", "--config", str(little), "--out", str(out), *settings, *words])
 
 
+@pytest.mark.ci
 def test_search_then_on_to_the_target(little: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figure1"
     words = ["--rates", "0.004", "--search-epochs", "1", "--most-epochs", "1", "--target", "0.9"]
