@@ -28,12 +28,8 @@ def counts(nodes: list[tuple[int, float]], *settings: str, config: str = "origin
         ([(2, 64)], ("compute.precision=bf16",), (1, 44)),
         ([(8, 64)], (), (4, 6)),
         ([(8, 64)], ("cluster.device=cpu",), (1, 1)),
-        (
-            [(3, 64), (3, 64), (3, 64)],
-            (),
-            (2, 6),
-        ),  # nine GPUs, but a replica sits on one node; 128 is not a multiple of 3
-        ([(3, 64), (3, 64), (3, 64)], ("train.batch_size=129",), (3, 6)),
+        ([(3, 64)] * 3, (), (2, 6)),  # nine GPUs, but a replica sits on one node; 128 is not a multiple of 3
+        ([(3, 64)] * 3, ("train.batch_size=129",), (3, 6)),
         ([(8, 64)], ("train.batch_size=127",), (1, 6)),
         ([(8, 64)], ("train.batch_size=1",), (1, 6)),
         ([(8, 16)], (), (4, 2)),  # of 4 CPUs per replica, two are the columns'
@@ -81,14 +77,13 @@ def test_auto_survives_the_run_folder() -> None:
     assert (config.cluster.replicas, config.cluster.data_workers) == ("auto", "auto")
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "true", "null"])
-def test_what_is_neither_a_count_nor_auto(value: str) -> None:
-    with pytest.raises(UserError, match=r"cluster.replicas: must be a whole number greater than 0, or auto, not"):
-        load("original.yaml", [f"cluster.replicas={value}"])
-
-
-def test_a_window_is_of_two_batches_at_least() -> None:
-    with pytest.raises(
-        UserError, match=r"cluster.window_batches: must be a whole number greater than 1, or auto, not 1"
-    ):
-        load("original.yaml", ["cluster.window_batches=1"])
+@pytest.mark.parametrize(
+    ("setting", "values", "least"),
+    [("replicas", ("0", "-1", "many", "1.5", "true", "null"), "0"), ("window_batches", ("1",), "1")],
+)
+def test_what_is_neither_a_count_nor_auto(setting: str, values: tuple[str, ...], least: str) -> None:
+    """A window is of two batches at least."""
+    for value in values:
+        told = rf"cluster.{setting}: must be a whole number greater than {least}, or auto, not"
+        with pytest.raises(UserError, match=told):
+            load("original.yaml", [f"cluster.{setting}={value}"])

@@ -15,6 +15,7 @@ from configs.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+PART = "some file.tar.gz.part"
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 
@@ -85,54 +86,48 @@ def test_whole_file(server: Server, tmp_path: Path, checksum: str) -> None:
     assert server.asked == [None]
 
 
-def test_broken_connections_are_continued(server: Server, tmp_path: Path) -> None:
+def test_broken_connections_are_continued_also_by_a_later_command(server: Server, tmp_path: Path) -> None:
     """More breaks than attempts without progress are allowed."""
     server.break_after = [100_000, 0, 0, 500_000, 1, 1, 1, 700_000]
-    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
+    download.fetch(server.url, tmp_path / "first", MD5)
     assert server.asked[:4] == [None, "bytes=100000-", "bytes=100000-", "bytes=100000-"]
     assert server.asked[-1] == "bytes=1300003-"
-
-
-def test_later_command_goes_on_from_what_is_there(server: Server, tmp_path: Path) -> None:
     server.break_after = [1_000_000, 0, 0, 0]
     with pytest.raises(UserError, match=r"the connection broke off\. 1,000,000 bytes are kept, and the same command"):
         download.fetch(server.url, tmp_path, MD5)
-    assert (tmp_path / "some file.tar.gz.part").stat().st_size == 1_000_000
+    assert (tmp_path / PART).stat().st_size == 1_000_000
     assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
     assert server.asked[-1] == "bytes=1000000-"
 
 
-def test_file_that_broke_off_after_its_last_byte(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "some file.tar.gz.part").write_bytes(CONTENT)
+@pytest.mark.parametrize(
+    ("part", "knows_ranges", "asked"),
+    [
+        (CONTENT, True, f"bytes={len(CONTENT)}-"),  # it broke off after its last byte
+        (CONTENT + b"more", True, None),  # longer than the file: fetched anew
+        (b"begun", False, "bytes=5-"),  # a server without ranges sends all again
+    ],
+)
+def test_a_part_that_is_there(
+    server: Server, tmp_path: Path, part: bytes, knows_ranges: bool, asked: str | None
+) -> None:
+    server.knows_ranges = knows_ranges
+    (tmp_path / PART).write_bytes(part)
     assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
-    assert server.asked == [f"bytes={len(CONTENT)}-"]
+    assert server.asked[-1] == asked
 
 
-def test_part_that_is_longer_than_the_file_is_fetched_anew(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "some file.tar.gz.part").write_bytes(CONTENT + b"more")
-    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
-    assert server.asked[-1] is None
-
-
-def test_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
-    server.knows_ranges = False
-    (tmp_path / "some file.tar.gz.part").write_bytes(b"begun")
-    assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
-
-
-def test_wrong_checksum_leaves_no_file(server: Server, tmp_path: Path) -> None:
+def test_wrong_checksums_leave_no_file_but_one_that_was_there(server: Server, tmp_path: Path) -> None:
     server.content = CONTENT[:-1] + b"x"
     with pytest.raises(UserError, match=r"gave a file with the checksum md5:[0-9a-f]{32}, not md5:.* It was removed"):
         download.fetch(server.url, tmp_path, MD5)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_wrong_file_that_is_there_is_not_touched(server: Server, tmp_path: Path) -> None:
+    asked = len(server.asked)
     (tmp_path / "some file.tar.gz").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"some file\.tar\.gz has the checksum md5:.*, not .*Remove it"):
         download.fetch(server.url, tmp_path, MD5)
     assert (tmp_path / "some file.tar.gz").read_bytes() == b"mine"
-    assert server.asked == []
+    assert len(server.asked) == asked
 
 
 def test_busy_server_is_asked_again_and_a_missing_file_is_not(server: Server, tmp_path: Path) -> None:
@@ -144,15 +139,12 @@ def test_busy_server_is_asked_again_and_a_missing_file_is_not(server: Server, tm
     assert len(server.asked) == 4
 
 
-def test_nobody_answers(server: Server, tmp_path: Path) -> None:
+def test_nobody_answers_and_addresses_and_folders_that_are_none(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be fetched: .*Connection refused.*give it with --archive"):
         download.fetch("http://127.0.0.1:9/file.zip", tmp_path, MD5)
     for url in ("file:///etc/passwd", "https://somewhere.org/", "ftp://a/b", "data.zip"):
         with pytest.raises(UserError, match="is no address of a file"):
             download.fetch(url, tmp_path, MD5)
-
-
-def test_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot write .*file.*--downloads"):
         download.fetch(server.url, tmp_path / "file", MD5)

@@ -18,35 +18,16 @@ from workers.data.images import to_stored_jpeg
 from workers.data.manifest import Manifest
 from workers.data.shards import Shard
 
-Stored = dict[str, tuple[int, bytes]]
 
-
-def stored(out: Path, split: str) -> Stored:
+def stored(out: Path, split: str) -> dict[str, tuple[int, bytes]]:
     """Key -> (label, bytes) of all rows of a split, in order."""
-    rows: Stored = {}
+    rows: dict[str, tuple[int, bytes]] = {}
     for info in Manifest.load(out).splits[split].shards:
         shard = Shard(out / info.file)
         for row in range(len(shard)):
             assert shard.key(row) not in rows
             rows[shard.key(row)] = (shard.label(row), bytes(shard.image(row)))
     return rows
-
-
-def check_statistics(out: Path, pixels_NSSC: np.ndarray) -> None:
-    """The manifest's statistics against plain NumPy over the stored training images."""
-    manifest = Manifest.load(out)
-    everything = pixels_NSSC.astype(np.float64)
-    colours = everything.reshape(-1, 3)
-    assert np.allclose(manifest.pixel_mean(out), everything.mean(axis=0), rtol=1e-6, atol=0)
-    assert np.allclose(manifest.rgb_mean, colours.mean(axis=0), rtol=1e-6, atol=0)
-    covariance = np.cov(colours.T, bias=True)
-    assert np.allclose(manifest.rgb_covariance, covariance, rtol=1e-6, atol=0)
-    assert np.allclose(manifest.rgb_eigenvalues, np.linalg.eigvalsh(covariance), rtol=1e-6, atol=0)
-
-
-def decoded(rows: Stored) -> np.ndarray:
-    """[N, size, size, 3]."""
-    return np.stack([simplejpeg.decode_jpeg(data, "RGB") for _, data in rows.values()])
 
 
 def prepare(*arguments: object) -> int:
@@ -88,7 +69,17 @@ def test_imagenet_with_photos_at_their_size(tmp_path: Path, capsys: pytest.Captu
         assert list(found) == list(expected)
         for key, (label, data) in expected.items():
             assert found[key] == (label, to_stored_jpeg(data, 64).jpeg), key
-    check_statistics(out, decoded(stored(out, "train")))
+    # The manifest's statistics against plain NumPy over the stored training images.
+    pixels_NSSC = np.stack([simplejpeg.decode_jpeg(data, "RGB") for _, data in stored(out, "train").values()])
+    colours = pixels_NSSC.reshape(-1, 3).astype(np.float64)
+    covariance = np.cov(colours.T, bias=True)
+    for found_value, value in (
+        (manifest.pixel_mean(out), pixels_NSSC.mean(axis=0, dtype=np.float64)),
+        (manifest.rgb_mean, colours.mean(axis=0)),
+        (manifest.rgb_covariance, covariance),
+        (manifest.rgb_eigenvalues, np.linalg.eigvalsh(covariance)),
+    ):
+        assert np.allclose(found_value, value, rtol=1e-6, atol=0)
     assert prepare("imagenet", *archives, "--out", out, "--size", 64) == 2
     assert "holds a data set already" in capsys.readouterr().err
 
@@ -99,36 +90,28 @@ def test_cifar10_raw_keeps_its_pixels(tmp_path: Path) -> None:
     assert Manifest.load(out).image_size == 32
     for split, expected in images.items():
         assert stored(out, split) == {key: (label, data.tobytes()) for key, (label, data) in expected.items()}
-    check_statistics(out, np.stack([data for _, data in images["train"].values()]))
 
 
-def test_imagenette_is_downloaded_and_checked(tmp_path: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The publisher's address and checksum are those of the miniature here."""
-    archive, out = tmp_path / "www/imagenette2-320.tgz", tmp_path / "out"
-    images = imagenette(archive)
+def test_imagenette_and_tiny_imagenet_are_downloaded_and_checked(
+    tmp_path: Path, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One where the publisher's address and checksum are those of the miniature here, one from another address."""
+    archive, tiny, downloads = tmp_path / "www/imagenette2-320.tgz", tmp_path / "www/tiny.zip", tmp_path / "downloads"
+    images, more = imagenette(archive), tiny_imagenet(tiny)
     checksum = f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}"
     published = download.Published(url=f"{page}/{archive.name}", checksum=checksum)
     monkeypatch.setitem(download.PUBLISHED, "imagenette-320", published)
-    downloads = ["--downloads", tmp_path / "downloads"]
-    assert prepare("imagenette", "--out", out, "--size", 16, *downloads) == 0
-    for split, expected in images.items():
-        assert stored(out, split) == expected
-    check_statistics(out, decoded(stored(out, "train")))
-    assert (tmp_path / "downloads" / archive.name).read_bytes() == archive.read_bytes()
-
-
-def test_tiny_imagenet_from_another_address(tmp_path: Path, page: str) -> None:
-    archive, out = tmp_path / "www/tiny.zip", tmp_path / "out"
-    images = tiny_imagenet(archive)
-    checksum = f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
-    where = ["--url", f"{page}/tiny.zip", "--checksum", checksum, "--downloads", tmp_path / "downloads"]
+    out = tmp_path / "imagenette"
+    assert prepare("imagenette", "--out", out, "--size", 16, "--downloads", downloads) == 0
+    assert {split: stored(out, split) for split in images} == images
+    assert (downloads / archive.name).read_bytes() == archive.read_bytes()
+    out, checksum = tmp_path / "tiny", f"sha256:{hashlib.sha256(tiny.read_bytes()).hexdigest()}"
+    where = ["--url", f"{page}/tiny.zip", "--checksum", checksum, "--downloads", downloads]
     assert prepare("tiny-imagenet", "--out", out, *where) == 0
     assert Manifest.load(out).image_size == 64
-    for split, expected in images.items():
-        found = stored(out, split)
-        assert {key: label for key, (label, _) in found.items()} == {key: label for key, (label, _) in expected.items()}
-        assert all(found[key][1] == to_stored_jpeg(data, 64).jpeg for key, (_, data) in expected.items())
-    check_statistics(out, decoded(stored(out, "train")))
+    for split, expected in more.items():
+        whole = {key: (label, to_stored_jpeg(data, 64).jpeg) for key, (label, data) in expected.items()}
+        assert stored(out, split) == whole
 
 
 def test_wrong_input_is_one_clear_line_and_exit_code_2(

@@ -19,6 +19,7 @@ def together(made: Plan) -> Plan:
     return dataclasses.replace(made, mesh=mesh)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["original.yaml", "paper.yaml", "tiny_imagenet.yaml", "tanh.yaml", "no_conv5.yaml"])
 def test_operations_and_bytes_are_those_of_the_network(name: str) -> None:
     # Units cost time here and change nothing: a quarter of them will do.

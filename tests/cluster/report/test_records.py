@@ -14,19 +14,10 @@ from cluster.report.records import RunRecord
 from cluster.report.sections import ablations_section
 from cluster.settings import overrides
 from configs.loader import load
-from tests.cluster.report.made_up import make_run, records, ten_views
+from tests.cluster.report.made_up import IMAGES, imagenet, make_run, records, ten_views
 from tests.data.made_up import many_rows
 from workers.data.facts import DataFacts
 from workers.data.manifest import Manifest
-
-IMAGES = 50_000
-
-
-def imagenet(folder: Path, name: str, evaluations: Sequence[dict[str, Any]], *settings: str) -> RunRecord:
-    path = make_run(folder, name, *settings, config="original.yaml", evaluations=evaluations)
-    log = (path / "log.jsonl").read_text().replace('"images": 1000', f'"images": {IMAGES}')
-    (path / "log.jsonl").write_text(log)
-    return records(path)[0]
 
 
 def together(networks: int, top1: float, **more: Any) -> dict[str, Any]:
@@ -79,12 +70,6 @@ def test_seeds_that_did_not_come_to_their_end_are_in_no_mean(tmp_path: Path) -> 
     [row] = ablations.rows(groups, 1)
     assert row.errors is not None and row.errors.runs == 2 and row.errors.top1 == pytest.approx(0.41)
     assert "In no mean, for they are not errors of a whole run: a-2 (failed)." in ablations_section(groups)
-
-
-def test_ten_views_before_the_end_are_not_what_all_are_compared_by(tmp_path: Path) -> None:
-    one = make_run(tmp_path, "a", evaluations=[ten_views(0.35)])
-    other = make_run(tmp_path, "b", "train.batch_size=64", evaluations=[ten_views(0.3, step=100)])
-    assert ablations.views_of_all(group_runs(records(one, other))) == 1
 
 
 def test_ensembles_are_those_of_the_tables_rows_alone(tmp_path: Path) -> None:
