@@ -67,39 +67,33 @@ def test_clock() -> None:
     assert {seconds: clock(seconds) for seconds in moments} == moments
 
 
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The console's clock, to be moved by hand."""
-    moment = [100.0]
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: moment[0]))
-    return moment
+MOMENTS = (("500", 7), ("1,000", 2), ("1,200", 0))
 
 
 @pytest.mark.parametrize(
     ("steps", "seconds", "lines"),
     [
         (range(0, 101, 10), 0.1, []),  # short jobs say nothing in a pipe
-        ([0], 6.0, ["preparing: 0 of 1,200 MB, 0/s, ETA ?"]),  # nothing done yet has no end in sight
-        (
-            range(100, 1201, 100),
-            1.0,  # long ones print a line every five seconds and one at the end
-            [
-                "preparing: 500 of 1,200 MB, 100/s, ETA 0:07",
-                "preparing: 1,000 of 1,200 MB, 100/s, ETA 0:02",
-                "preparing: 1,200 of 1,200 MB, 100/s, ETA 0:00",
-            ],
-        ),
+        ([0], 6.0, ["0 of 1,200 MB, 0/s, ETA ?"]),  # nothing done yet has no end in sight
+        # Long ones print a line every five seconds and one at the end.
+        (range(100, 1201, 100), 1.0, [f"{n} of 1,200 MB, 100/s, ETA 0:0{s}" for n, s in MOMENTS]),
     ],
 )
 def test_progress_of_jobs(
-    steps: Iterable[int], seconds: float, lines: list[str], now: list[float], capsys: pytest.CaptureFixture[str]
+    steps: Iterable[int],
+    seconds: float,
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with progress("preparing", scale=1e6, unit="MB") as show:
         for done in steps:
             now[0] += seconds
             show(done * 10**6, 1200 * 10**6)
     printed = capsys.readouterr()
-    assert (printed.out, printed.err.splitlines()) == ("", lines)
+    assert (printed.out, printed.err) == ("", "".join(f"preparing: {line}\n" for line in lines))
 
 
 def test_quiet_leaves_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,15 +113,12 @@ PARTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("width", "left"),
-    [
+def test_narrow_terminals_get_what_matters_most() -> None:
+    for width, left in (
         (150, "  ".join(PARTS)),
         (105, "step 1,200/10,000  epoch 1.50  loss 2.346  top-1 error 50.0%  1,234 images/s  data wait 12%  ETA 7:30"),
         (80, "step 1,200/10,000  loss 2.346  top-1 error 50.0%  1,234 images/s  ETA 7:30"),
         (30, "loss 2.346  1,234 images/s"),
         (5, "loss 2.346  1,234 images/s"),
-    ],
-)  # fmt: skip
-def test_narrow_terminals_get_what_matters_most(width: int, left: str) -> None:
-    assert console.fitting(PARTS, width) == left
+    ):
+        assert console.fitting(PARTS, width) == left

@@ -10,6 +10,7 @@ from cluster.dataset import check_fit, dataset_size, verify
 from configs.errors import UserError
 from configs.loader import load
 from configs.schema import Config
+from tests.cluster.runs import flip
 from tests.workers import by_hand
 from workers.data.manifest import Manifest, SplitInfo
 from workers.data.storage import upload
@@ -92,10 +93,7 @@ def test_nothing_is_known_of_nothing(tmp_path: Path) -> None:
 def test_verify_reads_the_shards_unless_told_not_to(folder: Path) -> None:
     config = by_hand.config(folder)
     verify(config)
-    shard = folder / "data" / "train-1.arrow"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    flip(folder / "data" / "train-1.arrow")
     with pytest.raises(UserError, match=r"1 of 3 shards .* are damaged: train-1\.arrow has another checksum"):
         verify(config)
     verify(changed(config, "data", verify_checksums=False))

@@ -1,18 +1,31 @@
-"""What reports become in Ray's metrics. The real way to Prometheus was walked by hand (docs/monitoring.md)."""
+"""What reports become in Ray's metrics, and that the files for Prometheus and Grafana name those that there are.
 
+The real way to Prometheus was walked by hand (docs/monitoring.md).
+"""
+
+import json
 import math
+import re
+import shutil
+import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from ray.util import metrics as ray_metrics
 
 from cluster import metrics
 from cluster.metrics import METRICS, RayMetrics
 from tests.cluster.reports import end, evaluation, saved, start, train
+from tests.cluster.runs import PROJECT
 from workers.mesh import Mesh
 
+MONITORING = PROJECT / "configs" / "monitoring"
+BOARD = (MONITORING / "grafana" / "board.json").read_text()
+PANELS: list[dict[str, Any]] = json.loads(BOARD)["panels"]
 MESH = Mesh(replicas=1, processes_per_replica=2, columns_per_process=1, device="cpu")
 
 Values = dict[tuple[str, ...], float]
@@ -48,6 +61,8 @@ def test_a_run(recorded: Values) -> None:
     for report in reports:
         sink.report(report)
     sink.close()
+    spent = {("0", "data"): 0.5, ("0", "exchange"): 2.0, ("1", "exchange"): 3.0, ("0", "compute"): 9.0}
+    spent |= {("1", "compute"): 8.5, ("0", "evaluation"): 2.5, ("0", "checkpoint"): 1.5}
     del recorded["alexnet_last_report_seconds", "a"]
     assert recorded == pytest.approx(
         {
@@ -66,13 +81,7 @@ def test_a_run(recorded: Values) -> None:
             ("alexnet_images_per_second", "a"): 1280 / 3.5,
             ("alexnet_steps", "a"): 60,
             ("alexnet_images", "a"): 3 * 1280,
-            ("alexnet_spent_seconds", "a", "0", "0", "data"): 0.5,
-            ("alexnet_spent_seconds", "a", "0", "0", "exchange"): 2.0,
-            ("alexnet_spent_seconds", "a", "0", "1", "exchange"): 3.0,
-            ("alexnet_spent_seconds", "a", "0", "0", "compute"): 9.0,
-            ("alexnet_spent_seconds", "a", "0", "1", "compute"): 8.5,
-            ("alexnet_spent_seconds", "a", "0", "0", "evaluation"): 2.5,
-            ("alexnet_spent_seconds", "a", "0", "0", "checkpoint"): 1.5,
+            **{("alexnet_spent_seconds", "a", "0", *where): seconds for where, seconds in spent.items()},
             ("alexnet_exchanged_bytes", "a", "0", "0"): 3000,
             ("alexnet_exchanged_bytes", "a", "0", "1"): 6000,
             ("alexnet_feed_ready_batches", "a", "0"): 3,
@@ -100,12 +109,11 @@ def test_gauges_are_set_again_and_again(recorded: Values, monkeypatch: pytest.Mo
 def test_a_restart_counts_steps_again_and_a_new_feed_from_zero(recorded: Values) -> None:
     """Steps 21 to 60 are made twice; the second feed decodes 64 * 20 images until step 40."""
     sink = RayMetrics("a", MESH)
-    sink.report(start(20))
-    sink.report(train(60, decoding=12.0))
-    sink.report({"kind": "restart", "step": 20, "cause": "died", "time": 20.0})
     again = train(40, decoding=3.0)
     again["feeds"][0] |= {"decoded": 64 * 20}
-    sink.report(again)
+    restart = {"kind": "restart", "step": 20, "cause": "died", "time": 20.0}
+    for report in (start(20), train(60, decoding=12.0), restart, again):
+        sink.report(report)
     assert recorded["alexnet_steps", "a"] == 40 + 20
     assert recorded["alexnet_decoded_images", "a", "0"] == 64 * 60 + 64 * 20
     assert recorded["alexnet_decode_seconds", "a", "0"] == 15.0
@@ -113,14 +121,10 @@ def test_a_restart_counts_steps_again_and_a_new_feed_from_zero(recorded: Values)
 
 
 def test_one_process_with_both_columns_is_called_so(recorded: Values) -> None:
+    """And a feed that has not answered yet has no values."""
     sink = RayMetrics("a", Mesh(replicas=2, processes_per_replica=1, columns_per_process=2, device="cuda"))
-    sink.report(train(20, compute=(3.0, 4.0)))
+    sink.report({**train(20, compute=(3.0, 4.0)), "feeds": [{}]})
     assert recorded["alexnet_spent_seconds", "a", "1", "0-1", "compute"] == 4.0
-
-
-def test_a_feed_that_has_not_answered_yet_has_no_values(recorded: Values) -> None:
-    sink = RayMetrics("a", MESH)
-    sink.report({**train(20), "feeds": [{}]})
     assert not any(name.startswith(("alexnet_feed", "alexnet_decode")) for name, *_ in recorded)
 
 
@@ -133,3 +137,54 @@ def test_help_says_units_where_names_do_not() -> None:
             assert "nats" in about.help
         if name.endswith("_seconds"):
             assert "econds" in about.help
+
+
+EXPORTED = {f"ray_{name}" + ("_total" if about.kind == "counter" else ""): about for name, about in METRICS.items()}
+AUTOMATIC = {"le", "alertname", "alertstate"}
+
+
+def expressions() -> Iterator[str]:
+    for panel in PANELS:
+        yield from (target["expr"] for target in panel.get("targets", ()))
+    for group in yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+
+
+@pytest.mark.parametrize("expression", sorted({*expressions()}))
+def test_expressions_name_metrics_and_tags_that_there_are(expression: str) -> None:
+    named = re.findall(r"(ray_\w+)(?:\{([^}]*)\})?", expression)
+    assert named or "ALERTS" in expression
+    for name, selector in named:
+        tags = set(re.findall(r"(\w+)=", selector))
+        assert name in EXPORTED and tags <= {"run", *EXPORTED[name].tags}, name
+
+
+def test_every_metric_is_on_the_board() -> None:
+    # Decoded images are a means of checking the others.
+    assert {name for name in EXPORTED if name not in BOARD} <= {"ray_alexnet_decoded_images_total"}
+
+
+def test_the_board_asks_its_questions_in_order_and_its_panels_do_not_overlap() -> None:
+    assert [panel["title"] for panel in PANELS if panel["type"] == "row"] == [
+        "Is it learning", "How fast", "What is it waiting for", "What failed", "When is it done",
+    ]  # fmt: skip
+    taken: set[tuple[int, int]] = set()
+    for panel in PANELS:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken and max(x for x, _ in cells) < 24, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    # Prometheus reads Ray's stable list.
+    [job] = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["file_sd_configs"][0]["files"] == ["/tmp/ray/prom_metrics_service_discovery.json"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, of Prometheus, is not installed")
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "config", "prometheus.yml"), ("check", "rules", "rules.yml"), ("test", "rules", "rules.test.yml")],
+)
+def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
+    ran = subprocess.run(["promtool", *arguments], cwd=MONITORING, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

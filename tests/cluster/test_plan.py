@@ -1,4 +1,4 @@
-"""The plan of a run: known numbers, devices chosen, and bytes compared with what is really there."""
+"""The plan of a run: known numbers, devices and counts chosen, and bytes compared with what is really there."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from cluster.devices import choose_mesh
 from cluster.memory import of_column
 from cluster.plan import DatasetSize, Plan, describe, make_plan, plan_before_joining
 from configs.errors import UserError
-from configs.loader import built_in, load
+from configs.loader import built_in, load, parse, to_dict
 from tests.workers import by_hand
 from workers.data.data_worker import DataWorker
 from workers.program import Request
@@ -62,9 +62,8 @@ def test_original_in_words() -> None:
 
 def test_columns_add_up_also_where_the_classes_are_uneven() -> None:
     made = plan("network.classes=7")
-    whole = sum(layer.parameters for layer in made.table)
     first, second = made.column_parameters(0), made.column_parameters(1)
-    assert first + second == made.parameters == whole
+    assert first + second == made.parameters == sum(layer.parameters for layer in made.table)
     # One class more: the weights from 4,096 units and a bias.
     assert first - second == 4097
     assert made.column_macs(0) + made.column_macs(1) == made.macs
@@ -208,12 +207,16 @@ def test_object_store_has_room_for_all_windows_three_times() -> None:
     assert plan(config="demo.yaml", dataset=None).object_store_bytes == 256 * 2**20
 
 
-@pytest.mark.parametrize(("gpus", "parameters"), [(2, 30_482_612), (1, 60_965_224)])
+@pytest.mark.parametrize(("gpus", "parameters"), [(2, 30_482_612), (1, 60_965_224), (0, 30_482_612)])
 def test_memory_of_weights(gpus: int, parameters: int) -> None:
     """Weights, gradients and momentum, 4 bytes each, stay when the batch goes; the rest grows with the images. What checkpoints
-    are saved from, weights and momentum once more, lies in host memory."""
+    are saved from, weights and momentum once more, lies in host memory, which is all the memory of a process on CPUs."""
     one, two = (plan(f"train.batch_size={images}", gpus=gpus) for images in (1, 2))
     assert one.checkpoint_copy_bytes == two.checkpoint_copy_bytes == 8 * parameters
+    if gpus == 0:
+        libraries = of_column(one.config, one.table, one.images_per_replica, 1, 2)
+        assert one.actor_bytes == 20 * parameters + libraries.on_cpu
+        return
     assert f"{8 * parameters / 1e6:,.1f} MB of host memory for checkpoints" in said(one)["memory"]
     more = two.actor_bytes - one.actor_bytes
     assert one.actor_bytes - more == 12 * parameters
@@ -223,20 +226,14 @@ def test_memory_of_weights(gpus: int, parameters: int) -> None:
     assert owned < more < 10 * owned
 
 
-def test_memory_of_a_process_on_cpus_holds_the_copy_too() -> None:
-    cpu = plan("cluster.device=cpu")
-    assert cpu.checkpoint_copy_bytes == 8 * 30_482_612
-    without = cpu.actor_bytes - cpu.checkpoint_copy_bytes
-    whole = of_column(cpu.config, cpu.table, cpu.images_per_replica, 1, 2)
-    assert without == 12 * 30_482_612 + whole.on_cpu
-
-
-def test_cpus() -> None:
-    made = plan(
-        "cluster.replicas=2", "cluster.cpus_per_column=3", "cluster.data_workers=4", "cluster.cpus_per_data_worker=0.5"
-    )
+def test_cpus_and_programs_of_two_replicas() -> None:
+    data_workers = ("cluster.data_workers=4", "cluster.cpus_per_data_worker=0.5")
+    made = plan("cluster.replicas=2", "cluster.cpus_per_column=3", *data_workers)
     assert made.cpus == 2 * 2 * 3 + 2 * 4 * 0.5
-    assert said(made)["actors"] == ("4 column worker(s) with 3 CPU(s) each; 8 data worker(s) with 0.5 CPU(s) each")
+    assert said(made)["actors"] == "4 column worker(s) with 3 CPU(s) each; 8 data worker(s) with 0.5 CPU(s) each"
+    first, second = (made.program(replica) for replica in range(2))
+    assert dataclasses.replace(first, replica=1) == second
+    assert (first.train_rows, first.validation_rows) == (1_281_167, 50_000)
 
 
 def test_without_a_data_set_all_but_the_steps_is_said() -> None:
@@ -254,8 +251,83 @@ def test_drawn_pictures_are_announced_and_the_end_is_said() -> None:
     assert words["steps"] == "625 of 64 images, 8.00 epochs; evaluation at the end"
 
 
-def test_program_is_that_of_the_replica() -> None:
-    made = plan("cluster.replicas=2")
-    first, second = (made.program(replica) for replica in range(2))
-    assert dataclasses.replace(first, replica=1) == second
-    assert (first.train_rows, first.validation_rows) == (1_281_167, 50_000)
+AUTO = ("cluster.replicas=auto", "cluster.data_workers=auto")
+
+
+def counts(nodes: list[tuple[int, float]], *settings: str, config: str = "original.yaml") -> tuple[int, int]:
+    """(replicas, data workers of each) for nodes of (GPUs, CPUs)."""
+    devices = [NodeDevices(gpus=gpus, cpus=cpus) for gpus, cpus in nodes]
+    loaded = load(config, [*AUTO, *settings])
+    cluster = make_plan(loaded, 0, None, nodes=devices).config.cluster
+    return cluster.replica_count, cluster.data_worker_count
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "expected"),
+    [
+        ([(0, 64)], (), (1, 1)),
+        ([(1, 64)], (), (1, 3)),  # both columns on one GPU: half the appetite
+        ([(2, 64)], (), (1, 6)),
+        ([(2, 64)], ("compute.precision=tf32",), (1, 26)),
+        ([(2, 64)], ("compute.precision=bf16",), (1, 44)),
+        ([(8, 64)], (), (4, 6)),
+        ([(8, 64)], ("cluster.device=cpu",), (1, 1)),
+        ([(3, 64)] * 3, (), (2, 6)),  # nine GPUs, but a replica sits on one node; 128 is not a multiple of 3
+        ([(3, 64)] * 3, ("train.batch_size=129",), (3, 6)),
+        ([(8, 64)], ("train.batch_size=127",), (1, 6)),
+        ([(8, 64)], ("train.batch_size=1",), (1, 6)),
+        ([(8, 16)], (), (4, 2)),  # of 4 CPUs per replica, two are the columns'
+        ([(2, 64), (2, 5)], (), (2, 3)),  # the node with the least
+        ([(8, 16)], ("cluster.cpus_per_data_worker=0.5",), (4, 4)),
+        ([(8, 4)], (), (4, 1)),  # at least one, even if there is no CPU for it
+        ([(8, 64), (0, 4)], (), (4, 6)),  # a head without GPUs takes no part
+        ([(8, 64)], ("network.columns=1",), (8, 3)),
+        ([(8, 64)], ("cluster.replicas=2",), (2, 6)),  # only what is auto is chosen
+        ([(8, 64)], ("cluster.data_workers=7",), (4, 7)),
+    ],
+)
+def test_counts(nodes: list[tuple[int, float]], settings: tuple[str, ...], expected: tuple[int, int]) -> None:
+    assert counts(nodes, *settings) == expected
+
+
+def test_a_replica_whose_columns_stay_together_takes_one_gpu() -> None:
+    assert counts([(8, 64)], config="caffe.yaml") == (8, 3)
+    assert counts([(1, 64)] * 4, config="caffe.yaml") == (4, 3)
+
+
+def test_the_plan_says_what_was_chosen_and_why() -> None:
+    words = dict(describe(make_plan(load("original.yaml", AUTO), 8, None, nodes=[NodeDevices(gpus=8, cpus=16)])))
+    assert words["replicas"] == "auto -> 4, because there are GPUs for 4 replica(s) of 2, each on one node"
+    assert words["data workers"] == (
+        "auto -> 2 per replica, because the node has 2 CPU(s) per replica left, and 6 would be useful"
+    )
+    fixed = make_plan(load("original.yaml", ["cluster.data_workers=2"]), 8, None)
+    assert "data workers" not in dict(describe(fixed))
+
+
+@pytest.mark.parametrize(
+    ("settings", "window"), [((), 10), (("cluster.data_workers=2",), 6), (("cluster.window_batches=3",), 3)]
+)
+def test_a_window_of_batches_for_all_data_workers(settings: tuple[str, ...], window: int) -> None:
+    made = make_plan(load("original.yaml", settings), 2, None, nodes=[NodeDevices(gpus=2, cpus=64)])
+    assert made.config.cluster.window == window
+    assert made.window_bytes == window * made.batch_bytes
+
+
+def test_auto_survives_the_run_folder() -> None:
+    """A run that goes on elsewhere chooses anew."""
+    config, problems = parse(to_dict(load("original.yaml", AUTO)))
+    assert not problems and config is not None
+    assert (config.cluster.replicas, config.cluster.data_workers) == ("auto", "auto")
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "least"),
+    [("replicas", ("0", "-1", "many", "1.5", "true", "null"), "0"), ("window_batches", ("1",), "1")],
+)
+def test_what_is_neither_a_count_nor_auto(setting: str, values: tuple[str, ...], least: str) -> None:
+    """A window is of two batches at least."""
+    for value in values:
+        told = rf"cluster.{setting}: must be a whole number greater than {least}, or auto, not"
+        with pytest.raises(UserError, match=told):
+            load("original.yaml", [f"cluster.{setting}={value}"])

@@ -11,7 +11,7 @@ import torch
 
 from cluster import evaluate, predict
 from cluster.network import load_run
-from tests.cluster.runs import Run
+from tests.cluster.runs import Run, flip
 from tests.cluster.test_bad_input import refused
 from tests.data.archives import TEST_DATA
 from tests.data.pictures import jpeg
@@ -162,9 +162,7 @@ def test_bad_input(copied: Path, photos: Path, capsys: pytest.CaptureFixture[str
     told = refused(capsys, [str(alone), photo], module=predict)
     assert "outside the folder of its run" in told and "cluster.export" in told
     file = next(newest.glob("*.safetensors"))
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
+    flip(file)
     assert file.name in refused(capsys, [network, photo], module=predict)
     shutil.rmtree(copied / "checkpoints")
     assert "there is no checkpoint" in refused(capsys, [network, photo], module=predict)

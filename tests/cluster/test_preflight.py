@@ -21,7 +21,7 @@ from cluster.preflight.results import Result
 from configs.errors import UserError
 from configs.loader import load
 from tests.cluster.other_node import MAY_MOUNT, other_node
-from tests.cluster.runs import PROJECT, SMALL, Run
+from tests.cluster.runs import PROJECT, SMALL, Run, finished
 from tests.data.made_up import many_rows
 
 pytestmark = pytest.mark.skipif(
@@ -289,8 +289,7 @@ def test_a_node_that_dies(place: Place) -> None:
 
 
 def test_one_node_is_soon_looked_at(tmp_path: Path) -> None:
-    checked = Run(tmp_path, "checked", arguments=(str(SMALL), "--check"))
-    assert checked.finish() == 0, checked.text
+    checked = finished(tmp_path, "checked", arguments=(str(SMALL), "--check"))
     assert "ok       links     within 127.0.0.1: " in checked.text
     assert checked.text.splitlines()[-1].startswith("preflight: 8 checks passed in ")
     assert not (tmp_path / "runs").exists()

@@ -166,7 +166,7 @@ def test_too_many_bad_images_leave_no_data_set(prepared: Callable[..., Manifest]
     for path in (tmp_path / "in/train").rglob("*.jpg"):
         path.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"no training image of .* is usable:\n  train train/a/000\.jpg: no known"):
-        prepared("other")
+        prepared("other", max_bad=1.0)
     assert not (tmp_path / "other/manifest.json").exists()
 
 

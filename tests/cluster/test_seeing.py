@@ -1,7 +1,6 @@
 """What a real run leaves to be seen: log, event file, environment; and what it says when something is really wrong."""
 
 import itertools
-import json
 import os
 import signal
 import sys
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import pytest
 
@@ -21,18 +19,14 @@ from tests.cluster.runs import SMALL, Run
 from tests.cluster.test_tensorboard import scalars
 
 
-def reports(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-
-
 def test_log_tells_of_a_whole_run(undisturbed: Run) -> None:
-    log = reports(undisturbed)
+    log = undisturbed.reports()
     first, last = log[0], log[-1]
     assert (first["kind"], first["step"], first["whole_steps"], first["classes"]) == ("start", 0, 30, 10)
     assert first["ranks"] == ["column r0 c0", "column r0 c1"]
     assert (last["kind"], last["ended"], last["step"]) == ("end", "finished", 30)
     assert all(after["time"] >= before["time"] for before, after in itertools.pairwise(log))
-    trained = [report for report in log if report["kind"] == "train"]
+    trained = undisturbed.reports("train")
     assert last["spent"]["images"] == 30 * 200 == sum(report["images"] for report in trained)
     assert trained[-1]["feeds"][0]["window"] == 5
     data = DatasetSize(train_rows=1200, validation_rows=210, image_size=28, classes=10)
@@ -48,18 +42,16 @@ def test_log_tells_of_a_whole_run(undisturbed: Run) -> None:
         assert report["images"] / sum(mine) == pytest.approx(report["images_per_second"])
         assert mine[0] / sum(mine) == pytest.approx(report["data_wait"])
     # A healthy run is told nothing.
-    assert not [report for report in log if report["kind"] == "verdict"]
+    assert not undisturbed.reports("verdict")
     assert "note:" not in undisturbed.text.replace("note: the run asks for", "")
 
 
 def test_event_file_says_what_the_log_says(undisturbed: Run) -> None:
     [file] = (undisturbed.folder / "events").iterdir()
     found = scalars(file)
-    for report in reports(undisturbed):
-        if report["kind"] == "train":
-            assert found["loss/train", report["step"]] == pytest.approx(report["loss"], rel=1e-6)
-        elif report["kind"] == "evaluation":
-            assert found["top-1 error/validation", report["step"]] == pytest.approx(report["top1_error"], rel=1e-6)
+    for kind, tag, name in (("train", "loss/train", "loss"), ("evaluation", "top-1 error/validation", "top1_error")):
+        for report in undisturbed.reports(kind):
+            assert found[tag, report["step"]] == pytest.approx(report[name], rel=1e-6)
 
 
 def test_environment_and_state(undisturbed: Run) -> None:
@@ -127,7 +119,7 @@ def test_starving_run_is_told_so_and_a_failing_sink_leaves_it_alone(
     # Which of the two lines, depends on whether it is stopped more often within batches or between them.
     assert lines[1].startswith("note: ") and "% of the step is waiting for data" in lines[1]
     assert not [line for line in lines if line.startswith(("step ", "mesh ", "column r0"))], "--quiet"
-    verdicts = [report["text"] for report in reports(run) if report["kind"] == "verdict"]
+    verdicts = [report["text"] for report in run.reports("verdict")]
     assert f"note: {verdicts[0]}" == lines[1]
     assert (run.folder / "from the sink").read_text() == "3"
     state = read_run(run.folder)
@@ -175,5 +167,5 @@ def test_a_run_that_is_ill_says_of_what(folder: Path) -> None:
     told("note: it goes on")
     run.interrupt()
     assert run.finish(90) == 130, run.text
-    said = [report["text"] for report in reports(run) if report["kind"] == "verdict"]
+    said = [report["text"] for report in run.reports("verdict")]
     assert {line.removeprefix("note: ") for line in (slow, stuck, halted, "it goes on")} <= {*said}

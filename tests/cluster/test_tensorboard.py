@@ -43,35 +43,21 @@ def test_what_reports_say_in_numbers(tmp_path: Path) -> None:
     sink = TensorBoard(tmp_path / "events", RANKS)
     sink.report(start())
     assert not (tmp_path / "events").exists(), "a run that never trains has no file"
-    for report in (
-        train(20, data=(1.0, 0.5), exchange=(1.0, 1.5), loss=2.25),
-        evaluation(20),
-        saved(20),
-        end("finished", 20),
-    ):
+    trained = train(20, data=(1.0, 0.5), exchange=(1.0, 1.5), loss=2.25)
+    for report in (trained, evaluation(20), saved(20), end("finished", 20)):
         sink.report(report)
     [file] = (tmp_path / "events").iterdir()
     assert file.name.startswith("events.out.tfevents.")
     # It is there already: a run that is killed has what it reported.
     found = scalars(file)
     sink.close()
-    assert found == pytest.approx(
-        {
-            ("loss/train", 20): 2.25,
-            ("loss/validation", 20): 0.75,
-            ("top-1 error/train", 20): 0.5,
-            ("top-1 error/validation", 20): 0.4,
-            ("top-5 error/train", 20): 0.25,
-            ("top-5 error/validation", 20): 0.125,
-            ("rates/weights", 20): 0.01,
-            ("rates/biases", 20): 0.02,
-            ("speed/images per second", 20): 256.0,
-            ("data wait/column r0 c0", 20): 0.2,
-            ("data wait/column r0 c1", 20): 0.1,
-            ("exchange wait/column r0 c0", 20): 0.2,
-            ("exchange wait/column r0 c1", 20): 0.3,
-        }
-    )
+    expected = {
+        "loss/train": 2.25, "loss/validation": 0.75, "top-1 error/train": 0.5, "top-1 error/validation": 0.4,
+        "top-5 error/train": 0.25, "top-5 error/validation": 0.125, "rates/weights": 0.01, "rates/biases": 0.02,
+        "speed/images per second": 256.0, "data wait/column r0 c0": 0.2, "data wait/column r0 c1": 0.1,
+        "exchange wait/column r0 c0": 0.2, "exchange wait/column r0 c1": 0.3,
+    }  # fmt: skip
+    assert found == pytest.approx({(tag, 20): value for tag, value in expected.items()})
 
 
 def test_a_run_that_goes_back_takes_back_what_it_had_reported(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import pytest
 from cluster.timeline import main as timeline
 from cluster.timeline_picture import find_step, lanes_of, read_trace
 from cluster.traces import FILE, Process, decoding, events_of, merge, rows
-from tests.cluster.runs import Run
-from tests.cluster.test_seeing import reports
+from tests.cluster.runs import Run, finished
 from workers.clocks import Clock
 
 COLUMNS = ("column r0 c0", "column r0 c1")
@@ -21,9 +20,7 @@ COLUMNS = ("column r0 c0", "column r0 c1")
 @pytest.fixture(scope="module")
 def profiled(undisturbed: Run, folder: Path) -> Run:
     """As the undisturbed run, with a trace of steps 7 to 9; after 6 comes an evaluation, after 5 a checkpoint."""
-    run = Run(folder, "profiled", "train.profile_steps=[7,9]")
-    assert run.finish() == 0, run.text
-    return run
+    return finished(folder, "profiled", "train.profile_steps=[7,9]")
 
 
 def ranges(run: Run, process: str, name: str) -> list[tuple[float, float]]:
@@ -34,13 +31,11 @@ def ranges(run: Run, process: str, name: str) -> list[tuple[float, float]]:
 
 def test_profiling_changes_no_weights_and_one_line_says_where_the_trace_is(profiled: Run, undisturbed: Run) -> None:
     assert profiled.weights() == undisturbed.weights()
-    log = reports(profiled)
-    assert [one["loss"] for one in log if one["kind"] == "train"] == [
-        one["loss"] for one in reports(undisturbed) if one["kind"] == "train"
-    ]
+    losses, expected = ([one["loss"] for one in run.reports("train")] for run in (profiled, undisturbed))
+    assert losses == expected
     [line] = [line for line in profiled.text.splitlines() if "trace" in line]
     assert line.startswith(f"trace of steps 7 to 9: runs/profiled/profile/{FILE} (")
-    [report] = [report for report in log if report["kind"] == "profile"]
+    [report] = profiled.reports("profile")
     assert (report["first"], report["last"], report["step"]) == (7, 9, 9)
     assert 0 <= report["clock_error_seconds"] < 1
     names = [FILE, *(f"{column.replace(' ', '-')}.json.gz" for column in COLUMNS)]

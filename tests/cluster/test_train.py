@@ -2,13 +2,20 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from cluster.dataset import dataset_size
+from cluster.group import WorkerGroup
+from cluster.plan import make_plan
 from cluster.prepare import main as prepare
-from tests.cluster.runs import SMALL, Run, alive, running_cluster
+from cluster.ray_session import ray_session
+from configs.loader import load
+from tests.cluster.runs import SMALL, Run, alive, finished, running_cluster
 
 TRAINING_IMAGES = 30 * 200
 # 1,200 training images, so an evaluation every 12 steps, and one at the end.
@@ -16,8 +23,7 @@ EVALUATIONS, VALIDATION_IMAGES = 3, 210
 
 
 def losses(run: Run) -> dict[int, float]:
-    reports = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    return {report["step"]: report["loss"] for report in reports if report["kind"] == "train"}
+    return {report["step"]: report["loss"] for report in run.reports("train")}
 
 
 def test_run_ends_with_errors_paths_and_the_planned_data(undisturbed: Run, folder: Path) -> None:
@@ -40,8 +46,7 @@ def test_run_ends_with_errors_paths_and_the_planned_data(undisturbed: Run, folde
 
 @pytest.mark.ci
 def test_demo_learns(folder: Path) -> None:
-    run = Run(folder, "demo", arguments=("demo.yaml",))
-    assert run.finish(400) == 0, run.text
+    run = finished(folder, "demo", arguments=("demo.yaml",))
     # Chance is 90 %.
     assert run.result()["validation"]["top1_error"] <= 0.15
     assert run.result()["validation"]["images"] == 1000
@@ -53,8 +58,7 @@ def test_without_a_compiler_it_trains_and_says_so_and_in_bf16_too(
 ) -> None:
     monkeypatch.setenv("CXX", "/no/such/compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # lest it find what was compiled before
-    run = Run(folder, "bf16", "compute.fused=true", "compute.precision=bf16", "train.steps=3")
-    assert run.finish() == 0, run.text
+    run = finished(folder, "bf16", "compute.fused=true", "compute.precision=bf16", "train.steps=3")
     [told] = [line for line in run.text.splitlines() if line.startswith("note: response norm runs unfused, which is")]
     assert "compute.fused=false" in told
     ours, whole = losses(run), losses(undisturbed)
@@ -70,8 +74,7 @@ def test_three_data_workers_and_a_data_set_at_a_url_give_the_same_weights(
     assert prepare(["upload", str(folder / "data" / "small"), url]) == 0
     assert f"data.path={url}" in capsys.readouterr().out
     workers = ("cluster.data_workers=3", "cluster.cpus_per_data_worker=0.5", "cluster.replicas=auto")
-    run = Run(folder, "by-url", *workers, f"data.path={url}", f"data.cache_folder={tmp_path / 'cache'}")
-    assert run.finish() == 0, run.text
+    run = finished(folder, "by-url", *workers, f"data.path={url}", f"data.cache_folder={tmp_path / 'cache'}")
     assert run.weights() == undisturbed.weights()
     assert list((tmp_path / "cache").rglob("*.arrow")), "trained without the cache"
 
@@ -86,10 +89,11 @@ def test_killed_tree_and_same_command_give_the_same_weights(undisturbed: Run, fo
     run.kill_tree()
     assert run.last_step() < 30, "it was killed too late to show anything"
     assert not alive(processes)
+    [report] = [one for one in run.reports("train") if one["step"] == 12]
+    assert report["feeds"][0]["repeated"] >= 1
     [died] = [line for line in run.text.splitlines() if "died" in line]
     assert died.startswith("data worker r0 #0 died")
-    again = Run(folder, "killed")
-    assert again.finish() == 0, again.text
+    again = finished(folder, "killed")
     assert "continuing from" in again.text
     assert again.weights() == undisturbed.weights()
 
@@ -110,14 +114,12 @@ def test_ctrl_c_saves_leaves_nothing_running_and_the_same_command_goes_on(
     assert "Traceback" not in run.text
     if when == "in training":
         assert "stopped after step" in run.text
-        again = Run(folder, f"ctrl-c {when}")
-        assert again.finish() == 0, again.text
+        again = finished(folder, f"ctrl-c {when}")
         assert again.weights() == undisturbed.weights()
 
 
 def test_two_replicas_of_two_columns_learn_the_same(undisturbed: Run, folder: Path) -> None:
-    run = Run(folder, "two-by-two", "cluster.replicas=2", "train.steps=12")
-    assert run.finish() == 0, run.text
+    run = finished(folder, "two-by-two", "cluster.replicas=2", "train.steps=12")
     ours, theirs = losses(run), losses(undisturbed)
     # The same images and masks at every step, in float32 sums of another order.
     assert max(abs(ours[step] - theirs[step]) for step in range(1, 13)) < 1e-4
@@ -125,8 +127,8 @@ def test_two_replicas_of_two_columns_learn_the_same(undisturbed: Run, folder: Pa
     # Its checkpoint is the same network in one replica, and in one process without Ray.
     for name, arguments in (("as-1x2", ("cluster.replicas=1",)), ("alone", ("--by-class",))):
         report = folder / f"{name}.json"
-        again = Run(folder, name, module="evaluate", arguments=(str(run.folder), "--json", str(report), *arguments))
-        assert again.finish(90) == 0, again.text
+        words = (str(run.folder), "--json", str(report), *arguments)
+        finished(folder, name, module="evaluate", arguments=words)
         errors, expected = json.loads(report.read_text()), run.result()["validation"]
         assert errors["images"] == expected["images"] and errors["top1_error"] == expected["top1_error"]
         assert errors["loss"] == pytest.approx(expected["loss"], rel=1e-6)
@@ -136,8 +138,7 @@ def test_two_replicas_of_two_columns_learn_the_same(undisturbed: Run, folder: Pa
 def test_evaluate_finds_the_errors_that_training_reported(undisturbed: Run, folder: Path, views: int) -> None:
     report, centre = folder / f"errors-{views}.json", undisturbed.result()["validation"]
     arguments = (str(undisturbed.folder), "--json", str(report), "--views", str(views))
-    run = Run(folder, "evaluate", module="evaluate", arguments=arguments)
-    assert run.finish(90) == 0, run.text
+    run = finished(folder, "evaluate", module="evaluate", arguments=arguments)
     errors = json.loads(report.read_text())
     assert (errors["views"], errors["images"]) == (views, centre["images"])
     assert "top-5 error" in run.text and ("ten views" in run.text) == (views == 10)
@@ -149,8 +150,7 @@ def test_evaluate_finds_the_errors_that_training_reported(undisturbed: Run, fold
 
 def test_joins_a_running_cluster_and_leaves_it_running(undisturbed: Run, folder: Path) -> None:
     with running_cluster(folder, cpus=4) as (address, cluster):
-        run = Run(folder, "joined", arguments=(str(SMALL), "name=joined", "--address", address))
-        assert run.finish() == 0, run.text
+        run = finished(folder, "joined", arguments=(str(SMALL), "name=joined", "--address", address))
         assert run.weights() == undisturbed.weights()
         assert cluster.poll() is None
         # The actors are gone, so the cluster has room for another run; this one asks for more than there is.
@@ -161,3 +161,58 @@ def test_joins_a_running_cluster_and_leaves_it_running(undisturbed: Run, folder:
         [told] = [line for line in crowded.text.splitlines() if line.startswith("  room: ")]
         assert "4 replica(s) of 2 CPU(s) each, on one node, do not fit: 127.0.0.1 has 4 CPU(s)" in told
         assert "use fewer cluster.replicas" in told.lower()
+
+
+def test_one_copy_of_each_batch_inside_the_planned_window(undisturbed: Run, folder: Path, tmp_path: Path) -> None:
+    config = load(SMALL, [f"data.path={folder / 'data' / 'small'}", "cluster.window_batches=3"])
+    plan = make_plan(config, 0, dataset_size(config))
+    objects, mib = 0, 0
+    with ray_session(None, num_cpus=4, object_store_bytes=plan.object_store_bytes) as ray, WorkerGroup(plan) as group:
+        from ray._private.internal_api import memory_summary
+
+        running = group.train(str(tmp_path), None)
+        address = ray.get_runtime_context().gcs_address
+        while ray.wait(running, num_returns=len(running), timeout=0.02)[1]:
+            told = memory_summary(address, stats_only=True)
+            found = re.search(r"Plasma memory usage (\d+) MiB, (\d+) objects", told)
+            assert found, told
+            mib, objects = max(mib, int(found[1])), max(objects, int(found[2]))
+        assert all(result["ended"] == "finished" for result in ray.get(running))
+        counts = ray.get(group.columns[0].status.remote(0, 0)).feed_counts
+    # Two columns read every batch; with a copy for each of them there would be twice as many objects.
+    assert 2 <= objects <= 3
+    assert mib <= plan.window_bytes / 2**20 + 1  # Ray rounds to whole MiB
+    assert counts["batches_held"] == 3
+
+
+TUNED = ("train.init_from=runs/undisturbed", "network.denses.fc5.units=32", "train.evaluate_every_epochs=null")
+
+
+def test_fine_tuning(undisturbed: Run, folder: Path) -> None:
+    """Weights are taken before the first step; a run that goes on keeps its own, and remembers where they came from."""
+    still = "schedule.stages=[{from_epoch: 0, weights: 0, biases: 0}]"
+    run = finished(folder, "tuned", *TUNED, still, "train.steps=1")
+    source = sorted((folder / "runs" / "undisturbed" / "checkpoints").glob("step-*"))[-1]
+    line = f"starting from {source}: conv1, conv2, conv3, conv4 taken, new: fc5, classifier"
+    assert line in run.text.splitlines(), run.text
+
+    def newest(name: str) -> Path:
+        return sorted((folder / "runs" / name / "checkpoints").glob("step-*"))[-1]
+
+    for file in newest("tuned").glob("*.safetensors"):
+        ours, theirs = load_file(file), load_file(newest("undisturbed") / file.name)
+        for name in ("conv1.weights", "conv2.biases", "conv3.weights", "conv4.weights"):
+            assert ours[name].equal(theirs[name]), name
+        assert not any(tensor.any() for name, tensor in ours.items() if name.startswith("momentum/")), "taken too"
+    record = json.loads((newest("tuned") / "state.json").read_text())["init_from"]
+    assert record["taken"] == ["conv1", "conv2", "conv3", "conv4"] and record["step"] == 30
+
+    again = finished(folder, "tuned", *TUNED, still, "train.steps=2")
+    assert "starting from" not in again.text and "continuing from" in again.text
+    state = json.loads((newest("tuned") / "state.json").read_text())
+    assert state["step"] == 2 and state["init_from"] == record
+
+    nowhere = Run(folder, "from-nowhere", "train.init_from=runs/nowhere")
+    assert nowhere.finish(90) == 2
+    assert f"error: train.init_from: there is no checkpoint at {folder}/runs/nowhere" in nowhere.text
+    assert "Traceback" not in nowhere.text

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.cluster.runs import flip
 from tests.hosts.hosts import Hosts, missing
 from tests.hosts.runs import DATA_HOST, WORKERS, Cluster, Run
 
@@ -62,10 +63,7 @@ def is_saving(run: Run) -> bool:
 def damage_checkpoint(run: Run) -> None:
     run.signal(signal.SIGTERM)
     run.process.wait(60)
-    file = next(run.checkpoints()[-1].glob("*.safetensors"))
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    flip(next(run.checkpoints()[-1].glob("*.safetensors")))
 
 
 def fill_disk(run: Run) -> None:
@@ -79,8 +77,8 @@ def lose_replica(run: Run) -> None:
     """Of 2 x 2, one of the two hosts with columns is gone for good, then 1 x 2; later another one is there instead of it."""
     host = run.place("column r1 c1")[1]
     run.cluster.hosts.power_off(host)
-    run.wait_for(lambda: len(run.entries("attempt")) == 2)
-    run.wait_for_step(run.entries("attempt")[1]["step"] + 30)
+    run.wait_for(lambda: len(run.reports("attempt")) == 2)
+    run.wait_for_step(run.reports("attempt")[1]["step"] + 30)
     run.cluster.repair(host)
 
 
@@ -130,15 +128,15 @@ def measured(cluster: Cluster, name: str, undisturbed: Run) -> tuple[str, bool]:
         assert run.finish(300) == 0, run.text
     noticed = again = ""
     repeated = 0
-    if failures := [entry for entry in run.entries("failure") if entry["time"] > at]:
+    if failures := [entry for entry in run.reports("failure") if entry["time"] > at]:
         noticed, told = f"{failures[0]['time'] - at:.1f}", failures[0]["what"]
-    if attempts := [entry for entry in run.entries("attempt") if entry["time"] > at]:
-        trained = [entry["time"] for entry in run.entries("train") if entry["time"] > attempts[0]["time"]]
+    if attempts := [entry for entry in run.reports("attempt") if entry["time"] > at]:
+        trained = [entry["time"] for entry in run.reports("train") if entry["time"] > attempts[0]["time"]]
         again, repeated = f"{min(trained) - at:.1f}", max(0, before - attempts[0]["step"])
     said = [line for line in run.text.splitlines() if "died" in line or "damaged" in line]
     told = told or (said[-1] if said else "")
     if case.elastic:
-        assert [attempt["replicas"] for attempt in run.entries("attempt")] == [2, 1, 2], run.text
+        assert [attempt["replicas"] for attempt in run.reports("attempt")] == [2, 1, 2], run.text
         ours, theirs = run.losses(), undisturbed.losses()
         assert ours.keys() == theirs.keys()
         apart = max(abs(ours[step] - theirs[step]) for step in theirs)

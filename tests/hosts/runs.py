@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from tests.cluster import runs
 from tests.cluster.runs import SMALL
@@ -80,13 +79,8 @@ class Run(runs.Run):
             there = f"cd {cluster.folder} && {command}"
             self.process = cluster.hosts.popen("head", "bash", "-c", there, stdout=file)
 
-    def entries(self, kind: str) -> list[dict[str, Any]]:
-        log = self.folder / "log.jsonl"
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        return [entry for line in lines if line.endswith("}") and (entry := json.loads(line))["kind"] == kind]
-
     def losses(self) -> dict[int, float]:
-        return {report["step"]: report["loss"] for report in self.entries("train")}
+        return {report["step"]: report["loss"] for report in self.reports("train")}
 
     def place(self, actor: str) -> tuple[int, str]:
         """(pid in its host, host); a data worker's host is not told, so it is said to be the columns'."""
