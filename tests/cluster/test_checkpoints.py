@@ -38,16 +38,6 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(undisturbed: Ru
     assert run.weights() == undisturbed.weights()
 
 
-def test_reports_of_checkpoints_say_what_they_cost(undisturbed: Run) -> None:
-    saved = undisturbed.reports("checkpoint")
-    # After every fifth step, but where an evaluation is due (12, 24, 30) only after that.
-    assert [report["step"] for report in saved] == [5, 10, 12, 15, 20, 24, 25, 30]
-    for report in saved:
-        assert 0 <= report["waited_seconds"] <= report["stopped_seconds"]
-        assert report["commit_seconds"] > 0
-        assert Path(report["folder"]).name == f"step-{report['step']:08d}-a1"
-
-
 def test_a_full_disk_ends_the_run_in_words_and_leaves_what_there_is(
     undisturbed: Run, folder: Path, small_disk: Path
 ) -> None:

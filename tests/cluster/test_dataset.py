@@ -80,14 +80,10 @@ def test_size_of_pictures_yet_to_be_drawn(tmp_path: Path) -> None:
     # An earlier attempt may have left the folder behind.
     (tmp_path / "data").mkdir()
     assert dataset_size(config) == size
-
-
-def test_nothing_is_known_of_nothing(tmp_path: Path) -> None:
-    settings = [f"data.path={tmp_path / 'data'}", "data.drawn_pictures=null"]
-    assert dataset_size(load(None, settings)) is None
-    (tmp_path / "data").mkdir()
+    # Nothing is known of nothing.
+    assert dataset_size(load(None, ["data.drawn_pictures=null", f"data.path={tmp_path / 'nowhere'}"])) is None
     with pytest.raises(UserError, match="it was never finished"):
-        dataset_size(load(None, settings))
+        dataset_size(load(None, ["data.drawn_pictures=null", f"data.path={tmp_path / 'data'}"]))
 
 
 def test_verify_reads_the_shards_unless_told_not_to(folder: Path) -> None:

@@ -148,9 +148,5 @@ def test_nobody_answers_and_addresses_and_folders_that_are_none(server: Server, 
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot write .*file.*--downloads"):
         download.fetch(server.url, tmp_path / "file", MD5)
-
-
-def test_published_files_have_checksums() -> None:
     for published in download.PUBLISHED.values():
-        assert download.CHECKSUM.fullmatch(published.checksum)
-        assert published.url.startswith("http")
+        assert download.CHECKSUM.fullmatch(published.checksum) and published.url.startswith("http")

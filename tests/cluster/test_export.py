@@ -63,16 +63,14 @@ def test_safetensors_alone_predict_the_same_to_the_last_bit(bold: Run, place: Pa
     before, after = load_file(file), load_file(tmp_path / "again.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert metadata_of(tmp_path / "again.safetensors") == metadata_of(file)
-
-
-def test_safetensors_hold_the_whole_network_and_say_what_goes_in(bold: Run, place: Path) -> None:
-    tensors, metadata = load_file(place / "bold.safetensors"), metadata_of(place / "bold.safetensors")
+    # They hold the whole network and say what goes in.
+    metadata = metadata_of(file)
     weights = {"conv1": (16, 3, 5, 5), "conv2": (32, 8, 3, 3), "conv3": (32, 32, 3, 3), "conv4": (32, 16, 3, 3)}
     weights |= {"fc5": (64, 32 * 2 * 2), "classifier": (10, 64)}
-    expected = {f"{name}.weight": shape for name, shape in weights.items()} | {"mean_image": (28, 28, 3)}
-    expected |= {f"{name}.bias": shape[:1] for name, shape in weights.items()}
-    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected
-    assert json.loads(metadata["classes"]) == list(load_run(bold.folder).class_names)
+    shapes = {f"{name}.weight": shape for name, shape in weights.items()} | {"mean_image": (28, 28, 3)}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in weights.items()}
+    assert {name: tuple(tensor.shape) for name, tensor in before.items()} == shapes
+    assert json.loads(metadata["classes"]) == list(load_run(run).class_names)
     assert "float32 [N, 3, 24, 24], RGB: the shorter side scaled to 28" in metadata["input"]
     assert "times 0.015625" in metadata["input"]
 

@@ -136,8 +136,12 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(
 
 
 def test_only_own_files_are_replaced(prepared: Callable[..., Manifest], tmp_path: Path) -> None:
+    """And two at a time are one too many."""
     out = tmp_path / "out"
     out.mkdir()
+    with only_one(out), pytest.raises(UserError, match=r"another process is preparing .*out"):
+        prepared("out")
+    assert not list(out.iterdir())
     foreign = ["notes.txt", "train.arrow", "my-train-00000-of-00001.arrow", "train-00000-of-00001.arrow.bak"]
     leftovers = ["train-00009-of-00010.arrow", "validation-00000-of-00001.arrow.0123abcd.tmp", "manifest.json.tmp"]
     for name in foreign + leftovers:
@@ -232,15 +236,6 @@ def test_cut_off_while_cleaning_up_it_is_done(
     assert (out / "manifest.json").exists()
 
 
-def test_two_at_a_time_are_one_too_many(prepared: Callable[..., Manifest], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    with only_one(out), pytest.raises(UserError, match=r"another process is preparing .*out"):
-        prepared("out")
-    assert not list(out.iterdir())
-    prepared("out")
-
-
 def test_a_worker_that_is_killed_changes_nothing(prepared: Callable[..., Manifest], tmp_path: Path) -> None:
     expected = prepared("undisturbed", shard_rows=2)
     killed: list[int] = []
@@ -259,6 +254,7 @@ def test_a_worker_that_is_killed_changes_nothing(prepared: Callable[..., Manifes
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
+@pytest.mark.ci
 def test_a_full_disk_is_one_error_and_room_lets_it_go_on(ray: Any, tmp_path: Path, small_disk: Path) -> None:
     root, out = draw_folders(tmp_path / "more", per_class=180, size=64), small_disk / "out"
     words = ["folder", root, "--size", 64, "--encoding", "raw", "--shard-rows", 10, "--workers", 1, "--out", out]

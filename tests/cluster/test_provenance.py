@@ -26,9 +26,7 @@ def test_each_start_is_added_and_columns_belong_to_the_last(tmp_path: Path) -> N
     assert second["pid"] == os.getpid() and second["cpus"] and second["memory_bytes"] > 2**28
     assert set(second["versions"]) >= {"torch", "ray", "numpy"} and all(second["versions"].values())
     assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
+    # A damaged file is begun anew.
     for content in ("{", "[]", '{"starts": 5}', ""):
         (tmp_path / FILE).write_text(content)
         assert read_starts(tmp_path) == []

@@ -41,20 +41,23 @@ def test_log_tells_of_a_whole_run(undisturbed: Run) -> None:
         mine = [by_rank[key][0] for key in keys]
         assert report["images"] / sum(mine) == pytest.approx(report["images_per_second"])
         assert mine[0] / sum(mine) == pytest.approx(report["data_wait"])
+    saved = undisturbed.reports("checkpoint")
+    # After every fifth step, but where an evaluation is due (12, 24, 30) only after that.
+    assert [report["step"] for report in saved] == [5, 10, 12, 15, 20, 24, 25, 30]
+    for report in saved:
+        assert 0 <= report["waited_seconds"] <= report["stopped_seconds"] and report["commit_seconds"] > 0
+        assert Path(report["folder"]).name == f"step-{report['step']:08d}-a1"
     # A healthy run is told nothing.
     assert not undisturbed.reports("verdict")
     assert "note:" not in undisturbed.text.replace("note: the run asks for", "")
 
 
-def test_event_file_says_what_the_log_says(undisturbed: Run) -> None:
+def test_event_file_environment_and_state_say_what_the_log_says(undisturbed: Run) -> None:
     [file] = (undisturbed.folder / "events").iterdir()
     found = scalars(file)
     for kind, tag, name in (("train", "loss/train", "loss"), ("evaluation", "top-1 error/validation", "top1_error")):
         for report in undisturbed.reports(kind):
             assert found[tag, report["step"]] == pytest.approx(report[name], rel=1e-6)
-
-
-def test_environment_and_state(undisturbed: Run) -> None:
     state = read_run(undisturbed.folder)
     assert (state.state, state.step) == ("complete", 30)
     command = state.start["command"]

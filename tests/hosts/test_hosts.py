@@ -73,6 +73,10 @@ def test_power_loss_closes_no_connection_and_the_disk_survives(hosts: Hosts) -> 
         assert client.stdout is not None and client.stdout.readline() == "connected\n"
         return client
 
+    # A process that is killed does close its connection; or the silence below would not show anything.
+    client = connected()
+    hosts.exec("b", "pkill", "-KILL", "--newest", "sshd")
+    assert client.communicate(timeout=60)[0] == "closed\n"
     hosts.exec("b", "bash", "-c", "echo kept > ~/note; echo lost > /tmp/note")
     client = connected()
     hosts.power_off("b")
@@ -82,10 +86,6 @@ def test_power_loss_closes_no_connection_and_the_disk_survives(hosts: Hosts) -> 
     hosts.boot("b")
     assert hosts.exec("b", "cat", "/tmp/home/note") == "kept\n"
     hosts.exec("b", "test", "!", "-e", "/tmp/note")
-    # A process that is killed does close its connection; or the silence above would not show anything.
-    client = connected()
-    hosts.exec("b", "pkill", "-KILL", "--newest", "sshd")
-    assert client.communicate(timeout=60)[0] == "closed\n"
 
 
 def test_what_goes_wrong_is_told(hosts: Hosts, make_hosts: Callable[..., Hosts], tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_exchange_and_averaging_hide_behind_the_computing_until_the_link_is_too_
     assert 1.22 - slow.compute_seconds < slow.averaging_seconds < 1.22
 
 
-def test_ring_and_tree() -> None:
+def test_ring_tree_and_the_way_out_of_a_node() -> None:
     speeds = Speeds(
         machine=PLAIN, devices=1, flop_per_second=1, bytes_per_second=1, hides=True,
         columns_link=(1e9, 0), replicas_link=(1e9, 1e-5),
@@ -92,12 +92,9 @@ def test_ring_and_tree() -> None:
     assert averaging_seconds(speeds, 1e9, 4) == pytest.approx(1.5 + 6e-5)
     # Few bytes: the tree's 2 x 10 turns are fewer than the ring's 2 x 1,023.
     assert averaging_seconds(speeds, 1e3, 1024) == pytest.approx(2e-6 + 20e-5)
-
-
-def test_a_node_has_one_way_out_for_all_columns() -> None:
-    slow = changed(
-        efficiency=dataclasses.replace(WHOLE, link=0.5), between_nodes=Link(gigabytes_per_second=0.1, microseconds=0)
-    )
+    # A node has one way out for all columns.
+    half = dataclasses.replace(WHOLE, link=0.5)
+    slow = changed(efficiency=half, between_nodes=Link(gigabytes_per_second=0.1, microseconds=0))
     inside, across = at(slow, "cluster.replicas=4"), at(slow, "cluster.replicas=8")
     assert (inside.nodes, across.nodes) == (1, 2)
     assert inside.averaging_seconds < 1e-9
@@ -105,14 +102,12 @@ def test_a_node_has_one_way_out_for_all_columns() -> None:
     assert across.averaging_seconds == pytest.approx(30_482_612 * 4 * 1.75 / 0.025e9, rel=0.05)
 
 
-def test_data_workers_that_are_too_few_are_the_bottleneck() -> None:
+def test_data_workers_that_are_too_few_and_hosts_that_are_too_slow_are_the_bottleneck() -> None:
     found = at(changed(data_images_per_second=50), "cluster.data_workers=2")
     assert found.images_per_second == pytest.approx(100)
     assert found.data_cpus == pytest.approx(at(PLAIN).images_per_second / 50)
     assert found.data_wait_seconds == pytest.approx(1.28 - at(PLAIN).step_seconds)
-
-
-def test_a_gpu_is_no_faster_than_its_host() -> None:
+    # Nor is a GPU faster than its host.
     fast = changed(gflops={"fp32": 1e9}, operation_microseconds=10)
     found, larger = at(fast), at(fast, "train.batch_size=1024")
     assert found.host_bound

@@ -30,13 +30,11 @@ def test_every_kernel_stands_where_its_column_is(count: int, columns: int, side:
         above = max(sheet.corner(number)[0] for number in range((column - 1) * own, column * own))
         below = min(sheet.corner(number)[0] for number in range(column * own, (column + 1) * own))
         assert below > above + sheet.zoom * side + 20, "columns are told apart by a gap with a name in it"
-
-
-def test_column_0_is_above_column_1_and_kernels_follow_each_other() -> None:
-    sheet = KernelSheet(96, 2, 11)
-    corners = [sheet.corner(number) for number in range(96)]
-    assert corners[0][0] == corners[15][0] < corners[16][0] < corners[32][0] < corners[48][0]
-    assert corners[0][1] == corners[16][1] == corners[48][1] < corners[1][1]
+    if (count, columns) == (96, 2):
+        # Column 0 is above column 1, and kernels follow each other.
+        corners = [sheet.corner(number) for number in range(96)]
+        assert corners[0][0] == corners[15][0] < corners[16][0] < corners[32][0] < corners[48][0]
+        assert corners[0][1] == corners[16][1] == corners[48][1] < corners[1][1]
 
 
 def test_each_kernel_is_scaled_to_itself_and_zero_is_grey() -> None:

@@ -90,7 +90,7 @@ def test_page_holds_all_its_images_and_asks_for_nothing(made: Path) -> None:
     assert "http:" not in page.source and "https:" not in page.source
 
 
-def test_page_shows_every_figure_and_table(made: Path) -> None:
+def test_page_shows_every_figure_and_table(made: Path, undisturbed: Run, bold: Run) -> None:
     page = Page(made / "report.html")
     for words in (
         "Figure 1", "Figure 3", "Left: predictions", "Right: nearest training images", "Table 1", "Table 2", "Sparse coding",
@@ -105,17 +105,12 @@ def test_page_shows_every_figure_and_table(made: Path) -> None:
     # Eight predictions; five queries with six neighbours each.
     assert sum("Validation image" in image["alt"] for image in page.images) == 8
     assert sum("nearest number" in image["alt"] for image in page.images) == 30
-
-
-def test_errors_on_the_page_are_those_of_the_runs(made: Path, undisturbed: Run) -> None:
+    # Errors and kernels are those of the runs.
     numbers = json.loads((made / "report.json").read_text())["runs"][0]
     assert numbers["errors"]["1"]["top1"] == undisturbed.result()["validation"]["top1_error"]
     assert numbers["errors"]["10"]["images"] == undisturbed.result()["validation"]["images"]
     assert numbers["state"] == "complete"
     assert sum(numbers["time"].values()) == pytest.approx(1)
-
-
-def test_kernels_are_those_of_each_run(made: Path, undisturbed: Run, bold: Run) -> None:
     for run, name in ((undisturbed, "figure3.png"), (bold, "figure3-bold.png")):
         kernels = first_kernels(load_run(run.folder))
         assert kernels is not None and kernels.shape == (16, 3, 5, 5)

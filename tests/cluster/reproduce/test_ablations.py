@@ -30,14 +30,12 @@ def test_variations_change_what_the_large_variant_changes(name: str) -> None:
     assert small == changes(load("original"), load("original" if name == FULL else name))
 
 
-def test_one_seed_of_all_networks_comes_before_the_next(tmp_path: Path) -> None:
+def test_one_seed_of_all_networks_comes_before_the_next(little: Path, tmp_path: Path) -> None:
     wanted = Ablations(config="ablation", settings=[], out=tmp_path, seeds=2, only=["tanh", "all", "no_dropout"])
     assert wanted.runs() == [
         ("all", 0), ("all", 1), ("all", 2), ("no_dropout", 0), ("tanh", 0), ("no_dropout", 1), ("tanh", 1),
     ]  # fmt: skip
-
-
-def test_a_run_that_diverged_is_not_trained_again(little: Path, tmp_path: Path) -> None:
+    # A run that diverged is not trained again.
     wanted = Ablations(config=str(little), settings=[], out=tmp_path, seeds=1, only=["all"])
     assert wanted.left() == [("all", 0), ("all", 1)]
     (tmp_path / "all-1").mkdir()

@@ -70,9 +70,7 @@ def test_differences_are_to_the_full_network_in_points() -> None:
     assert cells["tanh"].verdict == "visible", "the paper says nothing of its error in the end"
     assert compare(FOUND, 1, "top1_error")["tanh"].mean == pytest.approx(32.5)
     assert compare({"tanh": FOUND["tanh"]}, 1, "top1_error")["tanh"].difference is None
-
-
-def test_claims_of_overfitting_are_judged_by_overfitting_alone() -> None:
+    # Claims of overfitting are judged by overfitting alone.
     cells = compare_overfitting(OVERFITTING)
     assert cells["no_crops"].difference == pytest.approx(7.5 + 7 / 3)
     verdicts = ["", "visible, as in the paper", "within the noise of seeds", "visible", "visible"]

@@ -1,5 +1,6 @@
 """The stock run: network and pictures against the reference, its update and rates, and that it goes on where it stopped."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -53,29 +54,25 @@ def _without_differences(network: Network) -> Network:
     return replace(network, lrn=norm, spatial_lrn=None, convs=convs, denses=denses)
 
 
-def _pair(network: Network) -> tuple[torch.nn.Sequential, reference.Reference]:
-    """Stock's and the reference, float64, with the same weights."""
-    torch.manual_seed(0)
-    stock, other = build(network).double(), reference.Reference(network)
-    other.copy_weights(_parameters(stock))
-    return stock, other
-
-
-def _parameters(model: torch.nn.Sequential) -> list[tuple[str, str, torch.nn.Parameter]]:
-    return [(layer, kind, torch.nn.Parameter(weights)) for layer, kind, weights in layer_parameters(model)]
+def _reference(network: Network, stock: torch.nn.Sequential) -> reference.Reference:
+    """With the same weights."""
+    other = reference.Reference(network)
+    other.copy_weights([(layer, kind, torch.nn.Parameter(weights)) for layer, kind, weights in layer_parameters(stock)])
+    return other
 
 
 def test_forward_equals_the_reference_where_torch_has_the_modules(little: Path) -> None:
     network = _without_differences(load(little).network)
-    stock, other = _pair(network)
-    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)  # seeded by `_pair`
-    expected = other(images, {}).detach()
+    torch.manual_seed(0)
+    stock = build(network).double()
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    expected = _reference(network, stock)(images, {}).detach()
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(stock(images), expected, rtol=0, atol=1e-12 * expected.abs().max().item())
     # In-column norms are another function: the test would notice.
     assert network.lrn is not None
     own_columns = replace(network, lrn=replace(network.lrn, sees="column"))
-    assert (_pair(own_columns)[1](images, {}) - expected).abs().max() > 1e-9
+    assert (_reference(own_columns, stock)(images, {}) - expected).abs().max() > 1e-9
     # What is otherwise is said.
     assert len(left_out(load(little).network)) == 3 and not left_out(network)
 
@@ -86,8 +83,7 @@ def test_updates_equal_the_papers_while_the_rate_stands_still(little: Path, tmp_
     torch.manual_seed(1)
     training = Training(config, RunFolder(config), MACHINE)
     training.model.double()
-    other = reference.Reference(config.network)
-    other.copy_weights(_parameters(training.model))
+    other = _reference(config.network, training.model)
     keys = [(layer.name, kind) for layer in layers(config.network) for kind in ("weights", "biases")]
     steps = {key: torch.zeros_like(other.parameter(*key)) for key in keys}
     images, labels = torch.randn(3, 8, 3, 32, 32, dtype=torch.float64), torch.randint(2, (3, 8))
@@ -131,21 +127,12 @@ def test_views_equal_the_reference(little: Path, mean: Any) -> None:
     crops = TrainingCrops(replace(config, augment=settings))
     whole = torch.stack([crops.whole(row) for row in range(3)])
     seen = views(whole, crops.mean_SSC, 32, settings, 10)
+    mean_image, scale = np.load(crops.folder / crops.manifest["pixel_mean_file"]), config.augment.pixel_scale
     places = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
-    expected = [
-        reference.preprocessed(
-            whole[:, y : y + 32, x : x + 32].numpy(),
-            np.load(crops.folder / crops.manifest["pixel_mean_file"]),
-            np.array([[y, x]] * 3),
-            mean=mean,
-            mirror_B=np.full(3, mirrored),
-            scale=config.augment.pixel_scale,
-        )
-        for y, x in places
-        for mirrored in (False, True)
-    ]
-    assert len(seen) == 10
-    for got, wanted in zip(seen, expected, strict=True):
+    for got, ((y, x), mirrored) in zip(seen, itertools.product(places, (False, True)), strict=True):
+        images, mirror = whole[:, y : y + 32, x : x + 32].numpy(), np.full(3, mirrored)
+        offsets = np.array([[y, x]] * 3)
+        wanted = reference.preprocessed(images, mean_image, offsets, mean=mean, mirror_B=mirror, scale=scale)
         np.testing.assert_allclose(got.numpy(), wanted, rtol=0, atol=1e-5)
     (centre,) = views(whole, crops.mean_SSC, 32, settings, 1)
     assert torch.equal(centre, seen[8])
