@@ -118,22 +118,18 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(
     tmp_path: Path, page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All of it is noticed before Ray is started. The sources' own tests have many more."""
-    files = ilsvrc(tmp_path)
+    files, archive = ilsvrc(tmp_path), tmp_path / "t.zip"
     files.train.write_bytes(files.train.read_bytes()[:30_000])
-    for name, build in (("c.tar.gz", cifar10), ("i.tgz", imagenette), ("t.zip", tiny_imagenet)):
-        build(tmp_path / name)
-        build(tmp_path / f"www/{name}")
-        (tmp_path / name).write_bytes((tmp_path / f"www/{name}").read_bytes()[:-1000])
-    zeros = f"md5:{32 * '0'}"
+    tiny_imagenet(archive)
+    archive.write_bytes(archive.read_bytes()[:-1000])
+    cifar10(tmp_path / "www/c.tar.gz")
+    imagenet, given = ["imagenet", "--train", files.train, "--devkit"], ["tiny-imagenet", "--archive", archive]
     elsewhere = ["--downloads", tmp_path / "downloads"]
-    imagenet = ["imagenet", "--train", files.train, "--devkit", files.devkit]
     for arguments, message in (
-        (imagenet, "train.tar is not a whole tar archive"),
-        ([*imagenet[:-1], tmp_path / "nothing"], "nothing cannot be read: No such file"),
-        (["cifar10", "--archive", tmp_path / "c.tar.gz"], "c.tar.gz is not a whole tar archive"),
-        (["imagenette", "--archive", tmp_path / "i.tgz"], "i.tgz is not a whole tar archive"),
-        (["tiny-imagenet", "--archive", tmp_path / "t.zip"], "t.zip is not a whole zip archive"),
-        (["tiny-imagenet", "--archive", tmp_path / "t.zip", "--checksum", zeros], "t.zip has the checksum md5:"),
+        ([*imagenet, files.devkit], "train.tar is not a whole tar archive"),
+        ([*imagenet, tmp_path / "nothing"], "nothing cannot be read: No such file"),
+        (given, "t.zip is not a whole zip archive"),
+        ([*given, "--checksum", f"md5:{32 * '0'}"], "t.zip has the checksum md5:"),
         (
             ["cifar10", "--url", f"{page}/c.tar.gz", *elsewhere],
             "not md5:c32a1d4ab5d03f1284b67883e8d87530. It was removed",

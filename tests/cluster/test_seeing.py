@@ -16,7 +16,7 @@ from cluster.plan import DatasetSize, make_plan
 from cluster.run_state import read_run
 from configs.loader import load
 from tests.cluster.runs import SMALL, Run
-from tests.cluster.test_tensorboard import scalars
+from tests.cluster.test_metrics import scalars
 
 
 def test_log_tells_of_a_whole_run(undisturbed: Run) -> None:
