@@ -84,14 +84,6 @@ def test_imagenet_with_photos_at_their_size(tmp_path: Path, capsys: pytest.Captu
     assert "holds a data set already" in capsys.readouterr().err
 
 
-def test_cifar10_raw_keeps_its_pixels(tmp_path: Path) -> None:
-    images, out = cifar10(tmp_path / "c.tar.gz"), tmp_path / "out"
-    assert prepare("cifar10", "--archive", tmp_path / "c.tar.gz", "--out", out, "--encoding", "raw") == 0
-    assert Manifest.load(out).image_size == 32
-    for split, expected in images.items():
-        assert stored(out, split) == {key: (label, data.tobytes()) for key, (label, data) in expected.items()}
-
-
 def test_imagenette_and_tiny_imagenet_are_downloaded_and_checked(
     tmp_path: Path, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
