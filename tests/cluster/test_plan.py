@@ -130,26 +130,18 @@ def test_devices(
     assert ("and 1 GPU each" in said(made)["actors"]) == (mesh.device == "cuda")
 
 
-@pytest.mark.parametrize(
-    ("nodes", "replicas", "processes"),
-    [
-        ([1, 1, 1, 1], 1, 1),
-        ([1, 1, 1, 1], 2, 1),
-        ([1, 1, 1, 1], 4, 1),
-        ([3, 3, 3], 2, 2),
-        ([3, 3, 3], 4, 1),  # nine GPUs, and three of them alone on their nodes
-        ([0, 2, 1], 1, 2),
-    ],
-)
-def test_a_replica_has_a_gpu_per_column_only_if_they_are_on_one_node(
-    nodes: list[int], replicas: int, processes: int
-) -> None:
-    config = load("original.yaml", [f"cluster.replicas={replicas}"])
-    made = make_plan(config, 0, None, nodes=[NodeDevices(gpus=gpus, cpus=64) for gpus in nodes])
-    assert (made.mesh.device, made.mesh.processes_per_replica) == ("cuda", processes)
-    assert made.config.cluster.data_worker_count == 3 * processes
-    if sum(nodes) >= 2 * replicas and processes == 1:
-        assert "too few nodes with 2 of them" in made.why
+def test_a_replica_has_a_gpu_per_column_only_if_they_are_on_one_node() -> None:
+    """Of three nodes with three GPUs each, four replicas could have eight, but three are alone on their nodes."""
+    four, nine = [1, 1, 1, 1], [3, 3, 3]
+    for gpus, replicas, processes in (
+        (four, 1, 1), (four, 2, 1), (four, 4, 1), (nine, 2, 2), (nine, 4, 1), ([0, 2, 1], 1, 2),
+    ):  # fmt: skip
+        nodes = [NodeDevices(gpus=each, cpus=64) for each in gpus]
+        made = make_plan(load("original.yaml", [f"cluster.replicas={replicas}"]), 0, None, nodes=nodes)
+        assert (made.mesh.device, made.mesh.processes_per_replica) == ("cuda", processes)
+        assert made.config.cluster.data_worker_count == 3 * processes
+        if sum(gpus) >= 2 * replicas and processes == 1:
+            assert "too few nodes with 2 of them" in made.why
 
 
 def test_gpus_of_a_cluster_are_not_looked_for_on_the_machine_that_joins_it() -> None:
@@ -241,9 +233,7 @@ def test_without_a_data_set_all_but_the_steps_is_said() -> None:
     assert unknown.keys() == known.keys() - {"steps"}
     assert unknown["data"] == "data/imagenet (not prepared yet, so the number of steps is not known)"
     assert all(unknown[what] == known[what] for what in unknown.keys() - {"data"})
-
-
-def test_drawn_pictures_are_announced_and_the_end_is_said() -> None:
+    # Drawn pictures are announced, and the end is said.
     drawn = DatasetSize(train_rows=5000, validation_rows=1000, image_size=40, classes=10, drawn_first=True)
     words = said(plan("train.evaluate_every_epochs=null", dataset=drawn, config="demo.yaml"))
     assert words["data"] == "data/demo (drawn first): 5,000 training and 1,000 validation images"
@@ -252,14 +242,6 @@ def test_drawn_pictures_are_announced_and_the_end_is_said() -> None:
 
 
 AUTO = ("cluster.replicas=auto", "cluster.data_workers=auto")
-
-
-def counts(nodes: list[tuple[int, float]], *settings: str, config: str = "original.yaml") -> tuple[int, int]:
-    """(replicas, data workers of each) for nodes of (GPUs, CPUs)."""
-    devices = [NodeDevices(gpus=gpus, cpus=cpus) for gpus, cpus in nodes]
-    loaded = load(config, [*AUTO, *settings])
-    cluster = make_plan(loaded, 0, None, nodes=devices).config.cluster
-    return cluster.replica_count, cluster.data_worker_count
 
 
 @pytest.mark.parametrize(
@@ -284,15 +266,16 @@ def counts(nodes: list[tuple[int, float]], *settings: str, config: str = "origin
         ([(8, 64)], ("network.columns=1",), (8, 3)),
         ([(8, 64)], ("cluster.replicas=2",), (2, 6)),  # only what is auto is chosen
         ([(8, 64)], ("cluster.data_workers=7",), (4, 7)),
+        ([(8, 64)], (WHOLE,), (8, 3)),  # a replica whose columns stay together takes one GPU
+        ([(1, 64)] * 4, (WHOLE,), (4, 3)),
     ],
 )
 def test_counts(nodes: list[tuple[int, float]], settings: tuple[str, ...], expected: tuple[int, int]) -> None:
-    assert counts(nodes, *settings) == expected
-
-
-def test_a_replica_whose_columns_stay_together_takes_one_gpu() -> None:
-    assert counts([(8, 64)], config="caffe.yaml") == (8, 3)
-    assert counts([(1, 64)] * 4, config="caffe.yaml") == (4, 3)
+    """(replicas, data workers of each) for nodes of (GPUs, CPUs)."""
+    devices = [NodeDevices(gpus=gpus, cpus=cpus) for gpus, cpus in nodes]
+    config = load(WHOLE, AUTO) if WHOLE in settings else load(PLAIN, [*AUTO, *settings])
+    cluster = make_plan(config, 0, None, nodes=devices).config.cluster
+    assert (cluster.replica_count, cluster.data_worker_count) == expected
 
 
 def test_the_plan_says_what_was_chosen_and_why() -> None:
@@ -305,13 +288,11 @@ def test_the_plan_says_what_was_chosen_and_why() -> None:
     assert "data workers" not in dict(describe(fixed))
 
 
-@pytest.mark.parametrize(
-    ("settings", "window"), [((), 10), (("cluster.data_workers=2",), 6), (("cluster.window_batches=3",), 3)]
-)
-def test_a_window_of_batches_for_all_data_workers(settings: tuple[str, ...], window: int) -> None:
-    made = make_plan(load("original.yaml", settings), 2, None, nodes=[NodeDevices(gpus=2, cpus=64)])
-    assert made.config.cluster.window == window
-    assert made.window_bytes == window * made.batch_bytes
+def test_a_window_of_batches_for_all_data_workers() -> None:
+    for settings, window in (([], 10), (["cluster.data_workers=2"], 6), (["cluster.window_batches=3"], 3)):
+        made = make_plan(load("original.yaml", settings), 2, None, nodes=[NodeDevices(gpus=2, cpus=64)])
+        assert made.config.cluster.window == window
+        assert made.window_bytes == window * made.batch_bytes
 
 
 def test_auto_survives_the_run_folder() -> None:
@@ -321,13 +302,10 @@ def test_auto_survives_the_run_folder() -> None:
     assert (config.cluster.replicas, config.cluster.data_workers) == ("auto", "auto")
 
 
-@pytest.mark.parametrize(
-    ("setting", "values", "least"),
-    [("replicas", ("0", "-1", "many", "1.5", "true", "null"), "0"), ("window_batches", ("1",), "1")],
-)
-def test_what_is_neither_a_count_nor_auto(setting: str, values: tuple[str, ...], least: str) -> None:
+def test_what_is_neither_a_count_nor_auto() -> None:
     """A window is of two batches at least."""
-    for value in values:
+    wrong = [("replicas", value, "0") for value in ("0", "-1", "many", "1.5", "true", "null")]
+    for setting, value, least in (*wrong, ("window_batches", "1", "1")):
         told = rf"cluster.{setting}: must be a whole number greater than {least}, or auto, not"
         with pytest.raises(UserError, match=told):
             load("original.yaml", [f"cluster.{setting}={value}"])

@@ -108,11 +108,6 @@ def test_speeds_are_judged_by_enough_reports_and_enough_seconds_and_not_by_the_f
     assert found is not None and len(found) in (20, 21), "0.1 + 0.4, twenty times, may be a little less than 10"
 
 
-@pytest.mark.parametrize(("per_epoch", "steps"), [(78.0, 1000), (4000.0, 2000), (10_009.0, 5000)])
-def test_a_network_has_half_an_epoch_to_leave_chance_within_limits(per_epoch: float, steps: int) -> None:
-    assert steps_at_chance(replace(SETTING, steps_per_epoch=per_epoch)) == steps
-
-
 SLOW: dict[str, Any] = {"exchange": (5.0, 5.0), "compute": (30.0, 30.0)}
 
 
@@ -137,7 +132,12 @@ def test_no_progress_is_said_after_a_minute_and_later_where_more_is_usual(
 
 
 def test_what_is_usual() -> None:
-    """An evaluation is due after step 500 and not after 480; before the first step nothing is expected."""
+    """An evaluation is due after step 500 and not after 480; before the first step nothing is expected.
+
+    A network has half an epoch to leave chance, within limits.
+    """
+    for per_epoch, steps in ((78.0, 1000), (4000.0, 2000), (10_009.0, 5000)):
+        assert steps_at_chance(replace(SETTING, steps_per_epoch=per_epoch)) == steps
     for last, seconds in ((500, 6400 * 35 / 1280), (480, 20.0)):
         reports = [train(step, time=float(step), **SLOW) for step in (last - 40, last - 20, last)]
         assert usual_seconds(reports, SETTING) == pytest.approx(seconds)
