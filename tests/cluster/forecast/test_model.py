@@ -123,7 +123,7 @@ def test_norms_that_are_not_compiled_take_longer() -> None:
     assert without[1].step_seconds == pytest.approx(without[0].step_seconds, rel=0.03), "only the update"
 
 
-def test_processes_share_their_cores() -> None:
+def test_processes_share_their_cores_and_take_over_the_parts_of_missing_ones() -> None:
     cpu = load_machine("cpu")
     columns, replicas = at(cpu), at(cpu, "cluster.replicas=2")
     # Four processes on two cores do the same work, the update twice, and average their gradients on the way.
@@ -132,6 +132,11 @@ def test_processes_share_their_cores() -> None:
     assert four.step_seconds == pytest.approx(columns.step_seconds, rel=0.05), "two processes of one thread use two"
     wide = at(cpu, "cluster.cpus_per_column=2", devices=4)
     assert wide.compute_seconds == pytest.approx(columns.compute_seconds / 2)
+    # Missing replicas leave several parts to the others.
+    whole = at(PLAIN, "cluster.replicas=2")
+    fewer = at(PLAIN, "cluster.replicas=2", "fault.elastic=true", devices=1)
+    assert fewer.devices == 1
+    assert fewer.step_seconds == pytest.approx(4 * whole.step_seconds, rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
@@ -143,13 +148,6 @@ def test_more_replicas_never_train_more_images_each(name: str, precision: str) -
         found = at(load_machine(name), *settings, f"train.batch_size={128 * replicas}")
         rates.append(found.images_per_second / replicas)
     assert rates == sorted(rates, reverse=True) and rates[-1] < rates[0]
-
-
-def test_missing_replicas_leave_several_parts_to_the_others() -> None:
-    whole = at(PLAIN, "cluster.replicas=2")
-    fewer = at(PLAIN, "cluster.replicas=2", "fault.elastic=true", devices=1)
-    assert fewer.devices == 1
-    assert fewer.step_seconds == pytest.approx(4 * whole.step_seconds, rel=1e-6)
 
 
 def test_the_papers_gpus_take_the_papers_time() -> None:

@@ -146,7 +146,7 @@ def test_epochs_to_25_percent_are_read_off_the_averaged_curve(tmp_path: Path) ->
     assert ">2.6<" in shown and "not in 14.0" in shown
 
 
-def test_averages_weigh_images_and_end_with_their_part_of_an_epoch() -> None:
+def test_averages_weigh_images_and_end_with_their_part_of_an_epoch(tmp_path: Path) -> None:
     made = [{"epoch": epoch, "images": images, "error": error} for epoch, images, error in
             ((0.5, 100, 1.0), (1.0, 300, 0.5), (1.5, 100, 0.2), (2.2, 100, 0.1))]  # fmt: skip
     points = curves.averaged(made, "error", 1.0)
@@ -154,9 +154,7 @@ def test_averages_weigh_images_and_end_with_their_part_of_an_epoch() -> None:
     assert curves.part_of_epoch(90) == 1.0
     assert curves.part_of_epoch(8) == 0.5
     assert curves.part_of_epoch(0.01) == 0.01
-
-
-def test_shares_of_time_add_up(tmp_path: Path) -> None:
+    # Shares of time add up.
     [record] = records(make_run(tmp_path, "a"))
     found = spending.shares(record)
     assert sum(found.values()) == pytest.approx(1)
@@ -210,9 +208,7 @@ def test_other_data_and_other_settings_are_not_the_runs_own(tmp_path: Path) -> N
     for fingerprint, expected in (("own", 0.35), (None, 0.2), ("third", 0.36)):
         found = replace(read, fingerprint=fingerprint).errors(10)
         assert found is not None and found.top1 == expected
-
-
-def test_places_and_speeds_are_no_other_settings() -> None:
+    # Places and speeds are no other settings.
     own = load("original.yaml")
     used = load("original.yaml", ["data.path=x", "cluster.device=cpu", "compute.fused=false", "network.lrn.k=1"])
     assert overrides(own, used) == ["network.lrn.k"]
