@@ -30,7 +30,7 @@ TOOLS = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "rsync": "rsy
 TOOLS |= {"pgrep": "procps"} | dict.fromkeys(("unshare", "nsenter", "setsid", "flock"), "util-linux")
 NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
 HOME = "/tmp/home"
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 class HostsError(Exception):
@@ -47,7 +47,7 @@ def missing() -> str | None:
         return f"pretend hosts need {', '.join(absent)}: apt-get install {packages}"
     trial = "ip link add br0 type bridge && ip link add name c0 type veth peer name c1 && mount -t tmpfs tmpfs /run"
     command = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "sh", "-c", trial]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return f"no namespaces, bridge or mounts here: {ran.stderr.strip()}" if ran.returncode else None
 
 
@@ -268,7 +268,7 @@ class Hosts:
 
     @staticmethod
     def _run(*command: str) -> None:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if ran.returncode:
             raise HostsError(f"{' '.join(command)}: {ran.stderr.strip()}")
 
