@@ -33,7 +33,7 @@ class Run:
         command = [sys.executable, "-m", f"cluster.{module}"]
         command += list(arguments) or [str(SMALL), f"name={name}", *settings]
         with self.output.open("w") as file:
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[Any] = subprocess.Popen(
                 command,
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(PROJECT), "NO_COLOR": "1", "COLUMNS": "200"},

@@ -77,7 +77,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             mounts = {folder / "runs": None, folder / "hidden": None, folder / "replaced": folder / "other"}
             mounts |= {PROJECT / "configs" / "demo.yaml": changed}
             libraries = {"PYTHONPATH": f"{folder / 'old'}:{PROJECT}"}
-            node = {"num_cpus": 3, "node_ip_address": BAD, "object_store_memory": 80_000_000}
+            node: dict[str, Any] = {"num_cpus": 3, "node_ip_address": BAD, "object_store_memory": 80_000_000}
             output = folder / "other-node.txt"
             with other_node(cluster.address, output, mounts=mounts, environment=libraries, **node) as process:
                 nodes = wait_for_nodes(ray, 2, 60)  # while it is joining

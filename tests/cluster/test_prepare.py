@@ -146,7 +146,8 @@ def test_only_own_files_are_replaced(prepared: Callable[..., Manifest], tmp_path
     leftovers = ["train-00009-of-00010.arrow", "validation-00000-of-00001.arrow.0123abcd.tmp", "manifest.json.tmp"]
     for name in foreign + leftovers:
         (out / name).write_text(name)
-    for options, count in (({}, 2), ({"shard_rows": 10, "overwrite": True}, 5)):
+    cases: list[tuple[dict[str, Any], int]] = [({}, 2), ({"shard_rows": 10, "overwrite": True}, 5)]
+    for options, count in cases:
         manifest = prepared("out", **options)
         shards = [shard.file for split in manifest.splits.values() for shard in split.shards]
         assert len(shards) == count
