@@ -208,6 +208,9 @@ def test_after_a_restart_the_warming_up_is_left_out_again(watch: Watch) -> None:
         watch.hear(first)
         watch.hear(train(begin, data=(60.0, 60.0)))
         assert said(watch, begin + 20, begin + 180) == []
+    for _ in range(3):  # four reports are too few each time
+        watch.hear({"kind": "restart", "step": 100, "cause": "died"})
+        assert said(watch, 120, 200, **WAIT) == []
 
 
 def test_what_holds_on_after_a_restart_is_not_said_to_be_over(watch: Watch) -> None:
