@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.runs import Run
+from tests.cluster.runs import Run, finished
 
 # Clusters that tests make in this process stay on loopback, which counts only before ray is imported for the first time.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -29,9 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(folder: Path) -> Run:
     """A run from beginning to end, with which disturbed ones are compared."""
-    run = Run(folder, "undisturbed")
-    assert run.finish() == 0, run.text
-    return run
+    return finished(folder, "undisturbed")
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +39,4 @@ def bold(undisturbed: Run, folder: Path) -> Run:
     network |= {"convs.conv1.init_std": 0.5, "convs.conv3.init_std": 0.3, "convs.conv4.init_std": 0.3}
     settings = [f"network.{name}={value}" for name, value in network.items()]
     rates = ["schedule.stages.0.weights=1e-6", "schedule.stages.0.biases=1e-6"]
-    run = Run(folder, "bold", "train.steps=1", "train.seed=5", *settings, *rates)
-    assert run.finish() == 0, run.text
-    return run
+    return finished(folder, "bold", "train.steps=1", "train.seed=5", *settings, *rates)

@@ -64,22 +64,24 @@ class Run:
 
     def wait_for_step(self, step: int, seconds: float = 120) -> None:
         """Wait until the log tells of an update of at least this number."""
-        end = time.monotonic() + seconds
-        while self.last_step() < step:
-            assert self.process.poll() is None, f"ended before step {step}:\n{self.text}"
-            assert time.monotonic() < end, f"no step {step} within {seconds} s:\n{self.text}"
-            time.sleep(0.05)
+        self.wait_for(lambda: self.last_step() >= step, seconds)
 
     def wait_for(self, ready: Callable[[], bool], seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not ready():
-            assert self.process.poll() is None and time.monotonic() < end, self.text
-            time.sleep(0.1)
+            assert self.process.poll() is None, f"ended too early:\n{self.text}"
+            assert time.monotonic() < end, f"nothing within {seconds} s:\n{self.text}"
+            time.sleep(0.05)
 
-    def last_step(self) -> int:
+    def reports(self, *kinds: str) -> list[dict[str, Any]]:
+        """What the log tells so far, of these kinds if some are given."""
         log = self.folder / "log.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+        entries = [json.loads(line) for line in lines if line.endswith("}")]
+        return [entry for entry in entries if not kinds or entry["kind"] in kinds]
+
+    def last_step(self) -> int:
+        return max((report["step"] for report in self.reports()), default=0)
 
     def pid_of(self, actor: str) -> int:
         """Process of an actor, as the run itself says at its start."""
@@ -105,14 +107,25 @@ class Run:
         content: dict[str, Any] = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
         return content
 
-    def reports(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-
     def weights(self, step: int | None = None) -> list[str]:
         """SHA-256 of the files of the newest checkpoint (or the one at a step): weights and momentum, bit for bit."""
         folders = sorted((self.folder / "checkpoints").glob("step-*" if step is None else f"step-{step:08d}*"))
         state = json.loads((folders[-1] / "state.json").read_text(encoding="utf-8"))
         return [file["sha256"] for file in state["files"]]
+
+
+def finished(folder: Path, name: str, *settings: str, **more: Any) -> Run:
+    """A run that has come to its end without an error."""
+    run = Run(folder, name, *settings, **more)
+    assert run.finish(300) == 0, run.text
+    return run
+
+
+def flip(file: Path) -> None:
+    """One bit in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
 def free_port() -> int:

@@ -1,19 +1,29 @@
-"""The benchmark compares like with like, and runs to its end. No test asserts a speed."""
+"""Every benchmark runs to its end at its smallest size, and compares like with like. No test asserts a speed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from alexnet.network import AlexNet, Column
+from cluster.benchmarks import rounds
 from cluster.benchmarks.contenders import network, stock
+from cluster.benchmarks.data import data, same_pixels
+from cluster.benchmarks.loaders import compare, material
+from cluster.benchmarks.loaders.peer import PEERS, missing
+from cluster.benchmarks.plan import Case, made, measure, predict, width
+from cluster.benchmarks.seeing import seeing
 from cluster.benchmarks.steps import FLOP_PER_IMAGE
-from tests.cluster.runs import PROJECT, SMALL
+from configs.loader import load
+from configs.machine import load_machine
+from tests.cluster.runs import SMALL, finished
+from workers.data.dataset import Dataset
+
+CPU = load_machine("cpu")
+IMAGES, BATCH = 128, 8
 
 
 def test_stock_and_ours_are_the_same_network() -> None:
@@ -33,54 +43,101 @@ def test_stock_and_ours_are_the_same_network() -> None:
     assert (got - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
-def bench(folder: Path, what: str, *arguments: str) -> tuple[dict[str, Any], str]:
-    """(figures, what was printed)."""
-    command = [sys.executable, "-m", "cluster.bench", what, *arguments, "--json", str(folder / "out.json")]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads((folder / "out.json").read_text())
-    assert figures["command"].startswith(f"python -m cluster.bench {what} {' '.join(arguments)}")
-    return figures[what], done.stdout
+@pytest.mark.ci
+def test_norms_and_layers_are_timed_and_written(tmp_path: Path) -> None:
+    def bench(what: str) -> tuple[Any, str]:
+        """(figures of one image in two rounds, what was printed)."""
+        words = (what, "--batch", "1", "--rounds", "2", "--json", "out.json")
+        run = finished(tmp_path, what, module="bench", arguments=words)
+        figures = json.loads((tmp_path / "out.json").read_text())
+        assert figures["command"].startswith(f"python -m cluster.bench {what} --batch 1 --rounds 2")
+        return figures[what], run.text
 
-
-def test_lrn_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
-    figures, printed = bench(tmp_path, "lrn", "--batch", "1", "--rounds", "2")
-    assert len(figures) == 4
-    for times in figures.values():
+    norms, printed = bench("lrn")
+    assert len(norms) == 4 and "x stock" in printed
+    for times in norms.values():
         assert {"stock", "ours"} <= set(times)
         assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in times.values())
-    assert "x stock" in printed
-
-
-def test_layers_benchmark_counts_all_operations_of_a_step(tmp_path: Path) -> None:
-    figures, printed = bench(tmp_path, "layers", "--batch", "1", "--rounds", "1")
-    assert sum(part["flop"] for part in figures["parts"]) == FLOP_PER_IMAGE
-    assert [part["name"] for part in figures["parts"]][:3] == ["conv1", "conv1_lrn", "conv1 pool"]
-    assert all(part["bytes"] > 0 and min(part["seconds"]) > 0 for part in figures["parts"])
+    layers, printed = bench("layers")
+    assert sum(part["flop"] for part in layers["parts"]) == FLOP_PER_IMAGE
+    assert [part["name"] for part in layers["parts"]][:3] == ["conv1", "conv1_lrn", "conv1 pool"]
+    assert all(part["bytes"] > 0 and min(part["seconds"]) > 0 for part in layers["parts"])
     assert "GFLOP/s in a matrix product" in printed
 
 
-def test_seeing_benchmark_runs_with_everything_and_with_nothing(tmp_path: Path) -> None:
-    """One round without a warm-up, of a small network; each turn is a run on a Ray of its own."""
-    program = (
-        "import json, sys\n"
-        "from cluster.benchmarks import rounds\n"
-        "from cluster.benchmarks.seeing import seeing\n"
-        "from configs.loader import load\n"
-        "rounds.WARM_UP = 0\n"
-        "print(json.dumps(seeing(200, 1, load(sys.argv[1], ['train.steps=1']))))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-c", program, str(SMALL)]
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
-    off, on = figures["nothing seen"], figures["everything seen"]
-    assert len(off) == len(on) == 1 and min(*off, *on) > 0
-    assert figures["cost"] == on[0] / off[0] - 1
-    assert "seeing costs" in done.stdout
+@pytest.mark.ci
+def test_a_run_is_timed_with_everything_seen_and_with_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each turn is a run on a Ray of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rounds, "WARM_UP", 0)
+    figures = seeing(200, 1, load(SMALL, ["train.steps=1"]))
+    [off], [on] = figures["nothing seen"], figures["everything seen"]
+    assert min(off, on) > 0 and figures["cost"] == on / off - 1
+    assert "seeing costs" in capsys.readouterr().out
+
+
+def test_cases_of_the_plan_are_meshes_and_widths_are_of_all_layers() -> None:
+    for apart, replicas, processes in ((False, 1, 1), (True, 1, 2), (True, 2, 4)):
+        case = Case(apart, replicas, 64, 1.0)
+        plan = made(case, 2, CPU)
+        assert (plan.mesh.size, plan.config.train.batch_size, plan.parameters) == (processes, 64, 60_965_224)
+        # All cases have two cores: 1 x 2 threads, 2 x 1, and 4 x 1 that share.
+        assert predict(case, 2, CPU) == pytest.approx(predict(Case(False, 1, 64, 1.0), 2, CPU), rel=0.6)
+    halved = load("original.yaml", width(0.5)).network
+    assert [conv.maps for conv in halved.convs.values()] == [48, 128, 192, 192, 128]
+    assert [dense.units for dense in halved.denses.values()] == [2048, 2048]
+
+
+@pytest.mark.ci
+def test_real_steps_of_two_replicas_are_measured() -> None:
+    taken = measure(Case(True, 2, 2, 0.05, more=("compute.fused=false",)), 1, rounds=2)
+    assert len(taken) == 2 and min(taken) > 0
+
+
+@pytest.mark.ci
+def test_opponents_see_the_same_bytes_and_make_the_same_pixels_of_the_same_draws(tmp_path: Path) -> None:
+    stored, _ = material.make(tmp_path / "material", IMAGES, None)
+    rows = Dataset(stored.folder / "data", "train")
+    assert [rows.jpeg(row).tobytes() for row in range(IMAGES)] == stored.jpegs()
+    assert rows.labels.tolist() == list(range(IMAGES)) and len(set(stored.jpegs())) == IMAGES
+    found = same_pixels(stored, BATCH)
+    # Both decode by libjpeg-turbo, of versions that may round the odd value differently.
+    assert found["largest"] <= 3 and found["share_different"] < 0.01
+
+
+@pytest.mark.ci
+def test_data_benchmark_prints_every_contender(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = data(2, images=16, batch=8, ray_data=False)
+    assert json.loads(json.dumps(figures)) == figures and len(figures["passes"]) == 4
+    printed = capsys.readouterr().out
+    for name, passes in figures["passes"].items():
+        assert [one["images"] for one in passes] == [16, 16] and printed.count(f"\n  {name}  ") == 2
+        assert all(one["seconds"] > one["first_seconds"] > 0 and one["cpu_seconds"] > 0 for one in passes)
+
+
+@pytest.mark.ci
+def test_ours_goes_on_where_a_dataloader_ends() -> None:
+    """Real processes: stopped in mid-epoch and continued in others, and a worker killed. Others that are installed, too."""
+    names = tuple(name for name in PEERS if not missing(name))
+    found = compare.peers(1, images=IMAGES, batch=BATCH, names=names)["peers"]
+    assert found["ours"]["resume"]["verdict"] == "exact, every pixel"
+    assert found["DataLoader"]["resume"]["verdict"] == "no state; the epoch starts again"
+    ours, theirs = (found[name]["kill"] for name in ("ours", "DataLoader"))
+    assert (ours["ended"], ours["lost"], ours["doubled"]) == ("", 0, 0)
+    assert "DataLoader worker" in theirs["ended"] and theirs["lost"] > 0
+    for figures in found.values():
+        assert [(one["lost"], one["doubled"]) for one in figures["edges"]] == [(0, 0)]
+
+
+def test_verdicts_on_a_continuation() -> None:
+    batches = [[(1, 11), (2, 12)], [(3, 13), (4, 14)]]
+    for got, has_state, verdict in (
+        ([[(1, 11), (2, 12)], [(3, 13), (4, 14)]], True, "exact, every pixel"),
+        ([[(1, 11), (2, 12)], [(3, 13), (4, 99)]], True, "same images and order, other crops"),
+        ([[(3, 13), (4, 14)], [(1, 11), (2, 12)]], True, "same images, other order"),
+        ([[(1, 11), (5, 15)], [(3, 13), (3, 13)]], True, "2 of 4 do not come, 2 come that should not"),
+        (batches, False, "no state; the epoch starts again"),
+    ):
+        assert compare.compare(has_state, batches, got)["verdict"] == verdict

@@ -1,9 +1,9 @@
-"""The plan of a run: known numbers, devices chosen, and bytes compared with what is really there."""
+"""The plan of a run: known numbers, devices and counts chosen, and bytes compared with what is really there."""
 
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,8 +14,7 @@ from cluster.environment import COLUMN_ENVIRONMENT, column_environment
 from cluster.memory import of_column
 from cluster.plan import DatasetSize, Plan, describe, make_plan, plan_before_joining
 from configs.errors import UserError
-from configs.loader import built_in, load
-from configs.schema import Config
+from configs.loader import built_in, load, parse, to_dict
 from tests.workers import by_hand
 from workers.data.data_worker import DataWorker
 from workers.program import Request
@@ -51,13 +50,21 @@ def test_original_in_words() -> None:
     assert words["mesh"] == "1 replica(s) x 2 process(es) of 1 column(s)"
     assert words["data"] == "data/imagenet: 1,281,167 training and 50,000 validation images"
     assert words["run"] == str(Path("original in runs") / "original")
+    assert re.fullmatch(r"about [\d,]+\.\d MB per column worker, libraries included", words["memory"])
+    # The parameters and their momentum, 4 bytes each.
+    assert words["checkpoints"] == (
+        "487.7 MB each, at most 5 at a time; every 2,000 steps, after each evaluation, when stopped, and at the end"
+    )
+    changed = plan("checkpoint.keep=5", "checkpoint.keep_best=false", "checkpoint.every_steps=null")
+    assert said(changed)["checkpoints"] == (
+        "487.7 MB each, at most 7 at a time; after each evaluation, when stopped, and at the end"
+    )
 
 
 def test_columns_add_up_also_where_the_classes_are_uneven() -> None:
     made = plan("network.classes=7")
-    whole = sum(layer.parameters for layer in made.table)
     first, second = made.column_parameters(0), made.column_parameters(1)
-    assert first + second == made.parameters == whole
+    assert first + second == made.parameters == sum(layer.parameters for layer in made.table)
     # One class more: the weights from 4,096 units and a bias.
     assert first - second == 4097
     assert made.column_macs(0) + made.column_macs(1) == made.macs
@@ -72,40 +79,52 @@ def test_exchange_follows_replicas_and_processes() -> None:
     assert said(alone)["exchange"] == "30,336 floats per image and column forward, inside one process"
 
 
+PLAIN, WHOLE = "original.yaml", "caffe.yaml"
+"""The second one's norm over all maps keeps the columns in one process."""
+
+
 @pytest.mark.parametrize(
-    ("replicas", "gpus", "device", "expected"),
+    ("name", "replicas", "gpus", "device", "expected", "reason"),
     [
-        # device and (processes per replica, columns per process)
-        (1, 0, "auto", ("cpu", 2, 1)),
-        (1, 1, "auto", ("cuda", 1, 2)),
-        (1, 2, "auto", ("cuda", 2, 1)),
-        (1, 4, "auto", ("cuda", 2, 1)),
-        (2, 0, "auto", ("cpu", 2, 1)),
-        (2, 1, "auto", ("cpu", 2, 1)),
-        (2, 2, "auto", ("cuda", 1, 2)),
-        (2, 3, "auto", ("cuda", 1, 2)),
-        (2, 4, "auto", ("cuda", 2, 1)),
-        (1, 4, "cpu", ("cpu", 2, 1)),
-        (2, 4, "cpu", ("cpu", 2, 1)),
-        (1, 1, "cuda", ("cuda", 1, 2)),
-        (1, 2, "cuda", ("cuda", 2, 1)),
-        (2, 2, "cuda", ("cuda", 1, 2)),
-        (2, 4, "cuda", ("cuda", 2, 1)),
-        (1, 0, "cuda", None),
-        (2, 1, "cuda", None),
+        # expected: device, processes per replica, columns per process
+        (PLAIN, 1, 0, "auto", ("cpu", 2, 1), "no GPU: "),
+        (PLAIN, 1, 1, "auto", ("cuda", 1, 2), "1 GPU(s) for 2 columns: all columns of a replica in one process"),
+        (PLAIN, 1, 2, "auto", ("cuda", 2, 1), "2 GPU(s) for 2 column(s): one each"),
+        (PLAIN, 1, 4, "auto", ("cuda", 2, 1), ""),
+        (PLAIN, 2, 0, "auto", ("cpu", 2, 1), ""),
+        (PLAIN, 2, 1, "auto", ("cpu", 2, 1), "only 1 GPU(s) for 2 replicas: "),
+        (PLAIN, 2, 2, "auto", ("cuda", 1, 2), ""),
+        (PLAIN, 2, 3, "auto", ("cuda", 1, 2), ""),
+        (PLAIN, 2, 4, "auto", ("cuda", 2, 1), ""),
+        (PLAIN, 1, 4, "cpu", ("cpu", 2, 1), "cluster.device is cpu: "),
+        (PLAIN, 2, 4, "cpu", ("cpu", 2, 1), ""),
+        (PLAIN, 1, 1, "cuda", ("cuda", 1, 2), ""),
+        (PLAIN, 1, 2, "cuda", ("cuda", 2, 1), ""),
+        (PLAIN, 2, 2, "cuda", ("cuda", 1, 2), ""),
+        (PLAIN, 2, 4, "cuda", ("cuda", 2, 1), ""),
+        (PLAIN, 1, 0, "cuda", None, "cluster.device is cuda, but there are 0 GPU(s) for 1 repl"),
+        (PLAIN, 2, 1, "cuda", None, "cluster.device is cuda, but there are 1 GPU(s) for 2 repl"),
+        (WHOLE, 1, 0, "auto", ("cpu", 1, 2), ""),
+        (WHOLE, 1, 1, "auto", ("cuda", 1, 2), ""),
+        (WHOLE, 1, 4, "auto", ("cuda", 1, 2), ""),
+        (WHOLE, 1, 4, "cpu", ("cpu", 1, 2), ""),
+        (WHOLE, 2, 1, "auto", ("cpu", 1, 2), ""),
+        (WHOLE, 2, 2, "cuda", ("cuda", 1, 2), ""),
+        (WHOLE, 2, 1, "cuda", None, "1 GPU(s) for 2 replica(s), each with all its columns in one process"),
     ],
 )
-def test_devices(replicas: int, gpus: int, device: str, expected: tuple[str, int, int] | None) -> None:
-    config = load("original.yaml", [f"cluster.replicas={replicas}", f"cluster.device={device}"])
+def test_devices(
+    name: str, replicas: int, gpus: int, device: str, expected: tuple[str, int, int] | None, reason: str
+) -> None:
+    config = load(name, [f"cluster.replicas={replicas}", f"cluster.device={device}"])
     if expected is None:
-        with pytest.raises(
-            UserError, match=rf"cluster.device is cuda, but there are {gpus} GPU\(s\) for {replicas} repl"
-        ):
+        with pytest.raises(UserError, match=re.escape(reason)):
             choose_mesh(config, [gpus])
         return
     mesh, why = choose_mesh(config, [gpus])
     assert (mesh.device, mesh.processes_per_replica, mesh.columns_per_process) == expected
     assert mesh.replicas == replicas
+    assert why.startswith(reason) and why.endswith("because network.lrn.sees is all") == (name == WHOLE)
     made = make_plan(config, gpus, IMAGENET)
     assert made.gpus == (mesh.size if mesh.device == "cuda" else 0) <= gpus
     assert made.why == why and why in said(made)["device"]
@@ -130,26 +149,18 @@ def test_where_columns_cannot_share_they_are_in_one_process_or_have_a_gpu_each()
     assert plan("cluster.columns_per_gpu=2", "cluster.gpu_backend=gloo", gpus=8).gpus == 1
 
 
-@pytest.mark.parametrize(
-    ("nodes", "replicas", "processes"),
-    [
-        ([1, 1, 1, 1], 1, 1),
-        ([1, 1, 1, 1], 2, 1),
-        ([1, 1, 1, 1], 4, 1),
-        ([3, 3, 3], 2, 2),
-        ([3, 3, 3], 4, 1),  # nine GPUs, and three of them alone on their nodes
-        ([0, 2, 1], 1, 2),
-    ],
-)
-def test_a_replica_has_a_gpu_per_column_only_if_they_are_on_one_node(
-    nodes: list[int], replicas: int, processes: int
-) -> None:
-    config = load("original.yaml", [f"cluster.replicas={replicas}"])
-    made = make_plan(config, 0, None, nodes=[NodeDevices(gpus=gpus, cpus=64) for gpus in nodes])
-    assert (made.mesh.device, made.mesh.processes_per_replica) == ("cuda", processes)
-    assert made.config.cluster.data_worker_count == 3 * processes
-    if sum(nodes) >= 2 * replicas and processes == 1:
-        assert "too few nodes with 2 of them" in made.why
+def test_a_replica_has_a_gpu_per_column_only_if_they_are_on_one_node() -> None:
+    """Of three nodes with three GPUs each, four replicas could have eight, but three are alone on their nodes."""
+    four, nine = [1, 1, 1, 1], [3, 3, 3]
+    for gpus, replicas, processes in (
+        (four, 1, 1), (four, 2, 1), (four, 4, 1), (nine, 2, 2), (nine, 4, 1), ([0, 2, 1], 1, 2),
+    ):  # fmt: skip
+        nodes = [NodeDevices(gpus=each, cpus=64) for each in gpus]
+        made = make_plan(load("original.yaml", [f"cluster.replicas={replicas}"]), 0, None, nodes=nodes)
+        assert (made.mesh.device, made.mesh.processes_per_replica) == ("cuda", processes)
+        assert made.config.cluster.data_worker_count == 3 * processes
+        if sum(gpus) >= 2 * replicas and processes == 1:
+            assert "too few nodes with 2 of them" in made.why
 
 
 def test_gpus_of_a_cluster_are_not_looked_for_on_the_machine_that_joins_it() -> None:
@@ -157,46 +168,6 @@ def test_gpus_of_a_cluster_are_not_looked_for_on_the_machine_that_joins_it() -> 
     assert plan_before_joining(config, "10.0.0.1:6379", IMAGENET).program().total_steps > 0
     with pytest.raises(UserError, match=r"there are \d+ GPU\(s\) for 512 replica"):
         plan_before_joining(config, None, IMAGENET)
-
-
-@pytest.mark.parametrize(
-    ("gpus", "device", "replicas", "reason"),
-    [
-        (0, "auto", 1, "no GPU: "),
-        (1, "auto", 2, "only 1 GPU(s) for 2 replicas: "),
-        (4, "cpu", 1, "cluster.device is cpu: "),
-        (2, "auto", 1, "2 GPU(s) for 2 column(s): one each"),
-        (1, "auto", 1, "1 GPU(s) for 2 columns: all columns of a replica in one process"),
-    ],
-)
-def test_reasons(gpus: int, device: str, replicas: int, reason: str) -> None:
-    config = load("original.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
-    assert choose_mesh(config, [gpus])[1].startswith(reason)
-
-
-@pytest.mark.parametrize(
-    ("gpus", "device", "replicas", "expected"),
-    [
-        (0, "auto", 1, "cpu"),
-        (1, "auto", 1, "cuda"),
-        (4, "auto", 1, "cuda"),
-        (4, "cpu", 1, "cpu"),
-        (1, "auto", 2, "cpu"),
-        (2, "cuda", 2, "cuda"),
-        (1, "cuda", 2, None),
-    ],
-)
-def test_a_norm_over_all_maps_keeps_the_columns_in_one_process(
-    gpus: int, device: str, replicas: int, expected: str | None
-) -> None:
-    config = load("caffe.yaml", [f"cluster.device={device}", f"cluster.replicas={replicas}"])
-    if expected is None:
-        with pytest.raises(UserError, match=r"1 GPU\(s\) for 2 replica\(s\), each with all its columns in one process"):
-            choose_mesh(config, [gpus])
-        return
-    mesh, why = choose_mesh(config, [gpus])
-    assert (mesh.device, mesh.processes_per_replica, mesh.columns_per_process) == (expected, 1, 2)
-    assert why.endswith("because network.lrn.sees is all")
 
 
 @pytest.mark.parametrize("file", built_in(), ids=lambda file: file.stem)
@@ -213,31 +184,28 @@ def test_every_config_has_a_plan(file: Path) -> None:
         assert made.actor_bytes > 3 * 4 * made.parameters // made.mesh.processes_per_replica
 
 
-def array_bytes(batch: dict[str, Any]) -> int:
-    return sum(value.nbytes for value in batch.values() if isinstance(value, np.ndarray))
-
-
-def with_batches(config: Config, training: int, testing: int, replicas: int = 1) -> Config:
-    return dataclasses.replace(
-        config,
-        train=dataclasses.replace(config.train, batch_size=training * replicas, evaluate_batch_size=testing),
-        cluster=dataclasses.replace(config.cluster, replicas=replicas),
-    )
-
-
 def test_window_bytes_are_those_of_real_batches(tmp_path: Path) -> None:
     """A training batch to the byte; a testing batch has no draws, so it takes a little less than is said."""
     by_hand.make_data_set(tmp_path)
     config = by_hand.config(tmp_path)
     assert config.augment.colour_noise is not None
     worker = DataWorker(config, "worker")
-    training = array_bytes(worker.batch(Request(split="train", start=0, count=12)))
-    testing = array_bytes(worker.batch(Request(split="validation", start=0, count=12)))
+
+    def batch_bytes(split: Literal["train", "validation"]) -> int:
+        batch = worker.batch(Request(split=split, start=0, count=12))
+        return sum(value.nbytes for value in batch.values() if isinstance(value, np.ndarray))
+
+    def plan_of(training: int, testing: int, replicas: int = 1) -> Plan:
+        train = dataclasses.replace(config.train, batch_size=training * replicas, evaluate_batch_size=testing)
+        cluster = dataclasses.replace(config.cluster, replicas=replicas)
+        return make_plan(dataclasses.replace(config, train=train, cluster=cluster), 0, None)
+
+    training, testing = batch_bytes("train"), batch_bytes("validation")
     for replicas in (1, 2):
-        made = make_plan(with_batches(config, 12, 5, replicas), 0, None)
+        made = plan_of(12, 5, replicas)
         assert made.batch_bytes == training
         assert made.window_bytes == config.cluster.window * training
-    made = make_plan(with_batches(config, 5, 12), 0, None)
+    made = plan_of(5, 12)
     assert testing < made.batch_bytes <= testing * 1.01
     assert made.object_store_bytes >= 3 * made.window_bytes
 
@@ -250,59 +218,33 @@ def test_object_store_has_room_for_all_windows_three_times() -> None:
     assert plan(config="demo.yaml", dataset=None).object_store_bytes == 256 * 2**20
 
 
-@pytest.mark.parametrize(("gpus", "parameters"), [(2, 30_482_612), (1, 60_965_224)])
+@pytest.mark.parametrize(("gpus", "parameters"), [(2, 30_482_612), (1, 60_965_224), (0, 30_482_612)])
 def test_memory_of_weights(gpus: int, parameters: int) -> None:
     """Weights, gradients and momentum, 4 bytes each, stay when the batch goes; the rest grows with the images. What checkpoints
-    are saved from, weights and momentum once more, lies in host memory."""
+    are saved from, weights and momentum once more, lies in host memory, which is all the memory of a process on CPUs."""
     one, two = (plan(f"train.batch_size={images}", gpus=gpus) for images in (1, 2))
     assert one.checkpoint_copy_bytes == two.checkpoint_copy_bytes == 8 * parameters
+    if gpus == 0:
+        libraries = of_column(one.config, one.table, one.images_per_replica, 1, 2)
+        assert one.actor_bytes == 20 * parameters + libraries.on_cpu
+        return
     assert f"{8 * parameters / 1e6:,.1f} MB of host memory for checkpoints" in said(one)["memory"]
     more = two.actor_bytes - one.actor_bytes
     assert one.actor_bytes - more == 12 * parameters
     # Every activation of the layers, at least once: 55*55*96 and so on, for the maps that the process owns.
-    sides = {
-        "conv1": 55 * 55 * 96,
-        "conv2": 27 * 27 * 256,
-        "conv3": 13 * 13 * 384,
-        "conv4": 13 * 13 * 384,
-        "conv5": 13 * 13 * 256,
-    }
-    owned = sum(sides.values()) * 4 // (2 if gpus == 2 else 1)
+    maps = 55 * 55 * 96 + 27 * 27 * 256 + 2 * 13 * 13 * 384 + 13 * 13 * 256
+    owned = maps * 4 // (2 if gpus == 2 else 1)
     assert owned < more < 10 * owned
 
 
-def test_memory_of_a_process_on_cpus_holds_the_copy_too() -> None:
-    cpu = plan("cluster.device=cpu")
-    assert cpu.checkpoint_copy_bytes == 8 * 30_482_612
-    without = cpu.actor_bytes - cpu.checkpoint_copy_bytes
-    whole = of_column(cpu.config, cpu.table, cpu.images_per_replica, 1, 2)
-    assert without == 12 * 30_482_612 + whole.on_cpu
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (
-            [],
-            "487.7 MB each, at most 5 at a time; every 2,000 steps, after each evaluation, when stopped, and at the end",
-        ),
-        (
-            ["checkpoint.keep=5", "checkpoint.keep_best=false", "checkpoint.every_steps=null"],
-            "487.7 MB each, at most 7 at a time; after each evaluation, when stopped, and at the end",
-        ),
-    ],
-)
-def test_room_for_checkpoints(settings: list[str], words: str) -> None:
-    """60,965,224 parameters and their momentum, 4 bytes each."""
-    assert said(plan(*settings))["checkpoints"] == words
-
-
-def test_cpus() -> None:
-    made = plan(
-        "cluster.replicas=2", "cluster.cpus_per_column=3", "cluster.data_workers=4", "cluster.cpus_per_data_worker=0.5"
-    )
+def test_cpus_and_programs_of_two_replicas() -> None:
+    data_workers = ("cluster.data_workers=4", "cluster.cpus_per_data_worker=0.5")
+    made = plan("cluster.replicas=2", "cluster.cpus_per_column=3", *data_workers)
     assert made.cpus == 2 * 2 * 3 + 2 * 4 * 0.5
-    assert said(made)["actors"] == ("4 column worker(s) with 3 CPU(s) each; 8 data worker(s) with 0.5 CPU(s) each")
+    assert said(made)["actors"] == "4 column worker(s) with 3 CPU(s) each; 8 data worker(s) with 0.5 CPU(s) each"
+    first, second = (made.program(replica) for replica in range(2))
+    assert dataclasses.replace(first, replica=1) == second
+    assert (first.train_rows, first.validation_rows) == (1_281_167, 50_000)
 
 
 def test_without_a_data_set_all_but_the_steps_is_said() -> None:
@@ -310,9 +252,7 @@ def test_without_a_data_set_all_but_the_steps_is_said() -> None:
     assert unknown.keys() == known.keys() - {"steps"}
     assert unknown["data"] == "data/imagenet (not prepared yet, so the number of steps is not known)"
     assert all(unknown[what] == known[what] for what in unknown.keys() - {"data"})
-
-
-def test_drawn_pictures_are_announced_and_the_end_is_said() -> None:
+    # Drawn pictures are announced, and the end is said.
     drawn = DatasetSize(train_rows=5000, validation_rows=1000, image_size=40, classes=10, drawn_first=True)
     words = said(plan("train.evaluate_every_epochs=null", dataset=drawn, config="demo.yaml"))
     assert words["data"] == "data/demo (drawn first): 5,000 training and 1,000 validation images"
@@ -320,12 +260,73 @@ def test_drawn_pictures_are_announced_and_the_end_is_said() -> None:
     assert words["steps"] == "625 of 64 images, 8.00 epochs; evaluation at the end"
 
 
-def test_program_is_that_of_the_replica() -> None:
-    made = plan("cluster.replicas=2")
-    first, second = (made.program(replica) for replica in range(2))
-    assert dataclasses.replace(first, replica=1) == second
-    assert (first.train_rows, first.validation_rows) == (1_281_167, 50_000)
+AUTO = ("cluster.replicas=auto", "cluster.data_workers=auto")
 
 
-def test_numbers_are_readable() -> None:
-    assert re.fullmatch(r"about [\d,]+\.\d MB per column worker, libraries included", said(plan())["memory"])
+@pytest.mark.parametrize(
+    ("nodes", "settings", "expected"),
+    [
+        ([(0, 64)], (), (1, 1)),
+        ([(1, 64)], (), (1, 3)),  # both columns on one GPU: half the appetite
+        ([(2, 64)], (), (1, 6)),
+        ([(2, 64)], ("compute.precision=tf32",), (1, 26)),
+        ([(2, 64)], ("compute.precision=bf16",), (1, 44)),
+        ([(8, 64)], (), (4, 6)),
+        ([(8, 64)], ("cluster.device=cpu",), (1, 1)),
+        ([(3, 64)] * 3, (), (2, 6)),  # nine GPUs, but a replica sits on one node; 128 is not a multiple of 3
+        ([(3, 64)] * 3, ("train.batch_size=129",), (3, 6)),
+        ([(8, 64)], ("train.batch_size=127",), (1, 6)),
+        ([(8, 64)], ("train.batch_size=1",), (1, 6)),
+        ([(8, 16)], (), (4, 2)),  # of 4 CPUs per replica, two are the columns'
+        ([(2, 64), (2, 5)], (), (2, 3)),  # the node with the least
+        ([(8, 16)], ("cluster.cpus_per_data_worker=0.5",), (4, 4)),
+        ([(8, 4)], (), (4, 1)),  # at least one, even if there is no CPU for it
+        ([(8, 64), (0, 4)], (), (4, 6)),  # a head without GPUs takes no part
+        ([(8, 64)], ("network.columns=1",), (8, 3)),
+        ([(8, 64)], ("cluster.columns_per_gpu=2",), (8, 3)),
+        ([(1, 64)], ("cluster.columns_per_gpu=2",), (1, 3)),
+        ([(8, 64)], ("cluster.replicas=2",), (2, 6)),  # only what is auto is chosen
+        ([(8, 64)], ("cluster.data_workers=7",), (4, 7)),
+        ([(8, 64)], (WHOLE,), (8, 3)),  # a replica whose columns stay together takes one GPU
+        ([(1, 64)] * 4, (WHOLE,), (4, 3)),
+    ],
+)
+def test_counts(nodes: list[tuple[int, float]], settings: tuple[str, ...], expected: tuple[int, int]) -> None:
+    """(replicas, data workers of each) for nodes of (GPUs, CPUs)."""
+    devices = [NodeDevices(gpus=gpus, cpus=cpus) for gpus, cpus in nodes]
+    config = load(WHOLE, AUTO) if WHOLE in settings else load(PLAIN, [*AUTO, *settings])
+    cluster = make_plan(config, 0, None, nodes=devices).config.cluster
+    assert (cluster.replica_count, cluster.data_worker_count) == expected
+
+
+def test_the_plan_says_what_was_chosen_and_why() -> None:
+    words = dict(describe(make_plan(load("original.yaml", AUTO), 8, None, nodes=[NodeDevices(gpus=8, cpus=16)])))
+    assert words["replicas"] == "auto -> 4, because there are GPUs for 4 replica(s) of 2, each on one node"
+    assert words["data workers"] == (
+        "auto -> 2 per replica, because the node has 2 CPU(s) per replica left, and 6 would be useful"
+    )
+    fixed = make_plan(load("original.yaml", ["cluster.data_workers=2"]), 8, None)
+    assert "data workers" not in dict(describe(fixed))
+
+
+def test_a_window_of_batches_for_all_data_workers() -> None:
+    for settings, window in (([], 10), (["cluster.data_workers=2"], 6), (["cluster.window_batches=3"], 3)):
+        made = make_plan(load("original.yaml", settings), 2, None, nodes=[NodeDevices(gpus=2, cpus=64)])
+        assert made.config.cluster.window == window
+        assert made.window_bytes == window * made.batch_bytes
+
+
+def test_auto_survives_the_run_folder() -> None:
+    """A run that goes on elsewhere chooses anew."""
+    config, problems = parse(to_dict(load("original.yaml", AUTO)))
+    assert not problems and config is not None
+    assert (config.cluster.replicas, config.cluster.data_workers) == ("auto", "auto")
+
+
+def test_what_is_neither_a_count_nor_auto() -> None:
+    """A window is of two batches at least."""
+    wrong = [("replicas", value, "0") for value in ("0", "-1", "many", "1.5", "true", "null")]
+    for setting, value, least in (*wrong, ("window_batches", "1", "1")):
+        told = rf"cluster.{setting}: must be a whole number greater than {least}, or auto, not"
+        with pytest.raises(UserError, match=told):
+            load("original.yaml", [f"cluster.{setting}={value}"])

@@ -11,7 +11,7 @@ import torch
 
 from cluster import evaluate, predict
 from cluster.network import load_run
-from tests.cluster.runs import Run
+from tests.cluster.runs import Run, flip
 from tests.cluster.test_bad_input import refused
 from tests.data.archives import TEST_DATA
 from tests.data.pictures import jpeg
@@ -46,9 +46,15 @@ def answered(capsys: pytest.CaptureFixture[str], *command: str | Path, code: int
     return capsys.readouterr().out
 
 
-def as_json(capsys: pytest.CaptureFixture[str], *command: str | Path, code: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(answered(capsys, *command, "--json", code=code))
-    return found
+def as_json(capsys: pytest.CaptureFixture[str], *command: str | Path, code: int = 0) -> Any:
+    return json.loads(answered(capsys, *command, "--json", code=code))
+
+
+def pictures_named(told: str) -> list[str]:
+    return [line for line in told.splitlines() if not line.startswith("  ")]
+
+
+NAMES = ("b.jpg", "z.png", "below/a.jpeg", "below/deeper/c.JPG")
 
 
 @pytest.mark.parametrize("views", [1, 10])
@@ -80,25 +86,22 @@ def test_pictures_of_the_validation_set_give_the_errors_of_evaluation(
 
 
 def test_a_copied_run_predicts_without_its_data_set(
-    copied: Path, photos: Path, bold: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told = answered(capsys, copied, photos, photos / "b.jpg", "--top", "3")
-    blocks = [line for line in told.splitlines() if not line.startswith("  ")]
-    assert blocks == [str(photos / name) for name in ("b.jpg", "z.png", "below/a.jpeg", "below/deeper/c.JPG")]
-    assert len(told.splitlines()) == 4 * (1 + 3)
-    probable = [float(line.split()[0].rstrip("%")) for line in told.splitlines()[1:4]]
-    assert (
-        probable == sorted(probable, reverse=True) and told.splitlines()[1].split()[1] in load_run(copied).class_names
-    )
-    newest = max((copied / "checkpoints").glob("step-*"))
-    assert answered(capsys, newest, photos / "z.png") == answered(capsys, copied, photos / "z.png")
-
-
-def test_a_run_that_keeps_nothing_takes_it_from_the_data_set(
     copied: Path, photos: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = answered(capsys, copied, photos)
-    (copied / "preprocess.json").unlink()
+    told = answered(capsys, copied, photos, photos / "b.jpg", "--top", "3")
+    assert pictures_named(told) == [str(photos / name) for name in NAMES]
+    lines = told.splitlines()
+    assert len(lines) == 4 * (1 + 3)
+    probable = [float(line.split()[0].rstrip("%")) for line in lines[1:4]]
+    assert probable == sorted(probable, reverse=True) and lines[1].split()[1] in load_run(copied).class_names
+    newest = max((copied / "checkpoints").glob("step-*"))
+    assert answered(capsys, newest, photos / "z.png") == answered(capsys, copied, photos / "z.png")
+    # A run that keeps nothing takes it from the data set.
+    before, file = answered(capsys, copied, photos), copied / "preprocess.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({**facts, "dataset": "0" * 64}))
+    assert "belongs to another data set" in refused(capsys, [str(copied), str(photos)], module=predict)
+    file.unlink()
     told = refused(capsys, [str(copied), str(photos)], module=predict)
     assert "no data set at data/small" in told and "--data DIR" in told
     assert answered(capsys, copied, photos, "--data", folder / "data" / "small") == before
@@ -123,16 +126,10 @@ def test_unreadable_pictures_are_named_and_counted_and_the_others_printed(
     (photos / "empty.gif").touch()
     assert predict.main([str(copied), str(photos), str(photos / "notes.txt")]) == 1
     told = capsys.readouterr()
-    assert {line for line in told.out.splitlines() if not line.startswith("  ")} == {
-        str(photos / name) for name in ("b.jpg", "z.png", "below/a.jpeg", "below/deeper/c.JPG")
-    }
+    assert set(pictures_named(told.out)) == {str(photos / name) for name in NAMES}
     *named, last = [line for line in told.err.splitlines() if not line.startswith("predicting")]
-    assert sorted(line.removeprefix(f"{photos}/").split(":")[0] for line in named) == [
-        "below/cut.jpg",
-        "empty.gif",
-        "notes.txt",
-        "text.png",
-    ]
+    bad = ["below/cut.jpg", "empty.gif", "notes.txt", "text.png"]
+    assert sorted(line.removeprefix(f"{photos}/").split(":")[0] for line in named) == bad
     assert last == "4 of 8 pictures could not be read"
     found = as_json(capsys, copied, photos, code=1)
     assert len(found["pictures"]) == 4 and {one["reason"] for one in found["failed"]} >= {"the file is empty"}
@@ -159,27 +156,13 @@ def test_bad_input(copied: Path, photos: Path, capsys: pytest.CaptureFixture[str
         (["model.safetensors", photo], "there is no file model.safetensors"),
     ):
         assert words in refused(capsys, command, module=predict)
-    whole = Path(photo).read_bytes()
-    assert whole == jpeg(5, 40, 50), "a picture named behind --json is not written over"
-    shutil.rmtree(copied / "checkpoints")
-    assert "there is no checkpoint" in refused(capsys, [network, photo], module=predict)
-
-
-def test_a_checkpoint_without_its_run_and_a_damaged_one(
-    copied: Path, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    newest, photo = max((copied / "checkpoints").glob("step-*")), str(photos / "b.jpg")
+    assert Path(photo).read_bytes() == jpeg(5, 40, 50), "a picture named behind --json is not written over"
+    newest = max((copied / "checkpoints").glob("step-*"))
     alone = shutil.copytree(newest, copied.parent / "alone" / "checkpoints" / newest.name)
     told = refused(capsys, [str(alone), photo], module=predict)
     assert "outside the folder of its run" in told and "cluster.export" in told
     file = next(newest.glob("*.safetensors"))
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    assert file.name in refused(capsys, [str(copied), photo], module=predict)
-
-
-def test_facts_of_another_data_set_are_refused(copied: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = copied / "preprocess.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "dataset": "0" * 64}))
-    assert "belongs to another data set" in refused(capsys, [str(copied), str(photos)], module=predict)
+    flip(file)
+    assert file.name in refused(capsys, [network, photo], module=predict)
+    shutil.rmtree(copied / "checkpoints")
+    assert "there is no checkpoint" in refused(capsys, [network, photo], module=predict)

@@ -1,12 +1,11 @@
 """Preflight on a real cluster of two nodes, the second of which has everything wrong that a node can have."""
 
 import contextlib
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from cluster.preflight.results import Result
 from configs.errors import UserError
 from configs.loader import load
 from tests.cluster.other_node import MAY_MOUNT, other_node
-from tests.cluster.runs import PROJECT, SMALL, Run
+from tests.cluster.runs import PROJECT, SMALL, Run, finished
 from tests.data.made_up import many_rows
 
 pytestmark = pytest.mark.skipif(
@@ -30,8 +29,8 @@ pytestmark = pytest.mark.skipif(
 
 GOOD, BAD = "127.0.0.1", "127.0.0.2"
 HEAD = {"num_cpus": 5, "include_dashboard": False, "object_store_memory": 300_000_000}
-STORE_BYTES = 80_000_000
-"""Of the second node."""
+LARGE = ("train.batch_size=40000", "cluster.window_batches=4")
+"""Settings whose windows do not fit the second node's object store."""
 
 
 @dataclass
@@ -54,9 +53,6 @@ class Place:
         where = location or self.folder / "runs" / "small" / "checkpoints"
         return run.look_at_nodes(self.ray, self.plan(*settings, data=data), str(where))[0]
 
-    def raylet(self) -> psutil.Process:
-        return next(p for p in self.process.children(recursive=True) if p.name() == "raylet")
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -71,8 +67,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     changed = folder / "demo.yaml"
     changed.write_text((PROJECT / "configs" / "demo.yaml").read_text() + "# another version\n")
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        environment.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # nodes keep the addresses that they are given
         environment.setenv("PYTHONPATH", str(PROJECT))
         import ray
         from ray.cluster_utils import Cluster
@@ -80,32 +74,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         try:
             ray.init(address=cluster.address, log_to_driver=False)
-            with other_node(
-                cluster.address,
-                folder / "other-node.txt",
-                mounts={
-                    folder / "runs": None,
-                    folder / "hidden": None,
-                    folder / "replaced": folder / "other",
-                    PROJECT / "configs" / "demo.yaml": changed,
-                },
-                environment={"PYTHONPATH": f"{folder / 'old'}:{PROJECT}"},
-                num_cpus=3,
-                node_ip_address=BAD,
-                object_store_memory=STORE_BYTES,
-            ) as process:
+            mounts = {folder / "runs": None, folder / "hidden": None, folder / "replaced": folder / "other"}
+            mounts |= {PROJECT / "configs" / "demo.yaml": changed}
+            libraries = {"PYTHONPATH": f"{folder / 'old'}:{PROJECT}"}
+            node: dict[str, Any] = {"num_cpus": 3, "node_ip_address": BAD, "object_store_memory": 80_000_000}
+            output = folder / "other-node.txt"
+            with other_node(cluster.address, output, mounts=mounts, environment=libraries, **node) as process:
                 nodes = wait_for_nodes(ray, 2, 60)  # while it is joining
-                assert [node.name for node in nodes] == [GOOD, BAD], (folder / "other-node.txt").read_text()
+                assert [node.name for node in nodes] == [GOOD, BAD], output.read_text()
                 yield Place(ray=ray, address=cluster.address, folder=folder, process=process)
         finally:
             ray.shutdown()
             cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def results(place: Place) -> list[Result]:
-    """Of a plan whose windows do not fit the second node's object store."""
-    return place.look("train.batch_size=40000", "cluster.window_batches=4")
 
 
 def told(results: list[Result], name: str) -> dict[str, str]:
@@ -117,61 +97,52 @@ def states(results: list[Result]) -> dict[str, set[str]]:
     return {name: {r.state for r in results if r.name == name} for name in dict.fromkeys(r.name for r in results)}
 
 
-def test_only_the_second_node_is_found_fault_with(results: list[Result]) -> None:
+def test_only_the_second_node_is_found_fault_with_and_each_fault_is_told(place: Place) -> None:
+    results = place.look(*LARGE)
+
     assert {result.where for result in results if not result.ok} == {BAD}
     assert {name for name, found in states(results).items() if found == {"ok"}} == {"nodes", "room", "answer", "data"}
-
-
-def test_other_versions(results: list[Result]) -> None:
-    import numpy
-
-    assert f"numpy 1.2.3 (here {numpy.__version__}), project " in told(results, "versions")[BAD]
-
-
-def test_address_that_no_interface_has(results: list[Result]) -> None:
-    line = told(results, "network")[BAD]
-    assert f"no interface has the address {BAD}" in line
-    assert "lo has 127.0.0.1" in line and "--node-ip-address" in line
-
-
-def test_folder_that_is_not_shared(place: Place, results: list[Result]) -> None:
-    line = told(results, "storage")[BAD]
-    assert f"{place.folder}/runs/small/checkpoints is not the folder that the driver wrote to" in line
-    assert "storage that all nodes share" in line
-
-
-def test_object_store_smaller_than_the_windows(results: list[Result]) -> None:
-    # 20,000 images of 24 * 24 * 3 + 46 bytes for the replica that has room there, four batches at a time.
-    line = told(results, "store")[BAD]
-    assert "1 replica(s) may have 141.9 MB of batches under way here, and the object store holds 80.0 MB" in line
-    assert "--object-store-memory=425760000" in line
+    for name, words in {
+        "versions": [f"numpy 1.2.3 (here {version('numpy')}), project "],
+        "network": [f"no interface has the address {BAD}", "lo has 127.0.0.1", "--node-ip-address"],
+        "storage": [
+            f"{place.folder}/runs/small/checkpoints is not the folder that the driver wrote to",
+            "storage that all nodes share",
+        ],
+        # 20,000 images of 24 * 24 * 3 + 46 bytes for the replica that has room there, four batches at a time.
+        "store": [
+            "1 replica(s) may have 141.9 MB of batches under way here, and the object store holds 80.0 MB",
+            "--object-store-memory=425760000",
+        ],
+    }.items():
+        assert all(word in told(results, name)[BAD] for word in words), told(results, name)
+    assert list((place.folder / "runs").iterdir()) == [], "nothing is left behind"
+    # A run is refused with all of it at once.
+    with pytest.raises(UserError) as refused:
+        run.preflight(place.ray, place.plan(*LARGE), str(place.folder / "runs" / "checkpoints"))
+    first, *lines = str(refused.value).splitlines()
+    assert first == "4 thing(s) are wrong with the cluster; nothing was started:"
+    names = ["versions", "network", "storage", "store"]
+    assert [line.strip().split(": ")[:2] for line in lines] == [[name, BAD] for name in names]
 
 
 def test_object_store_that_might_spill(place: Place) -> None:
-    found = [
-        result for result in place.look("train.batch_size=20000", "cluster.window_batches=4") if result.name == "store"
-    ]
-    assert [(result.state, result.where) for result in found] == [("warning", GOOD), ("warning", BAD)]
+    found = place.look("train.batch_size=20000", "cluster.window_batches=4")
+    assert [(one.state, one.where) for one in found if one.name == "store"] == [("warning", GOOD), ("warning", BAD)]
 
 
-def test_nothing_is_left_behind(place: Place, results: list[Result]) -> None:
-    assert list((place.folder / "runs").iterdir()) == []
-
-
-def test_data_set_that_is_not_there(place: Place) -> None:
-    assert "no data set at" in told(place.look(data="hidden"), "data")[BAD]
-
-
-def test_another_data_set(place: Place) -> None:
-    found = told(place.look(data="replaced"), "data")
-    assert list(found) == [BAD]
-    assert "is another data set there" in found[BAD]
-
-
-def test_shard_that_was_cut(place: Place) -> None:
-    found = told(place.look(data="cut"), "data")
-    assert list(found) == [GOOD, BAD]
-    assert "1 of 5 shards" in found[BAD] and "train-0000016.arrow has" in found[BAD]
+@pytest.mark.parametrize(
+    ("data", "nodes", "words"),
+    [
+        ("hidden", [BAD], ["no data set at"]),
+        ("replaced", [BAD], ["is another data set there"]),
+        ("cut", [GOOD, BAD], ["1 of 5 shards", "train-0000016.arrow has"]),
+    ],
+)
+def test_data_sets_that_differ(place: Place, data: str, nodes: list[str], words: list[str]) -> None:
+    found = told(place.look(data=data), "data")
+    assert list(found) == nodes
+    assert all(word in found[BAD] for word in words)
 
 
 def test_a_node_that_has_not_joined(place: Place) -> None:
@@ -194,25 +165,10 @@ def test_a_run_that_has_no_room(place: Place) -> None:
     assert check_room(place.plan("cluster.data_workers=4"), nodes)[0].ok
 
 
-def test_a_run_is_refused_with_everything_at_once(place: Place) -> None:
-    with pytest.raises(UserError) as refused:
-        run.preflight(
-            place.ray,
-            place.plan("train.batch_size=40000", "cluster.window_batches=4"),
-            str(place.folder / "runs" / "checkpoints"),
-        )
-    lines = str(refused.value).splitlines()
-    assert lines[0] == "4 thing(s) are wrong with the cluster; nothing was started:"
-    names = [line.split(":")[0].strip() for line in lines[1:]]
-    assert names == ["versions", "network", "storage", "store"]
-    assert all(line.split(": ")[1] == BAD for line in lines[1:])
-
-
-def test_links(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_links(place: Place) -> None:
     [result] = links.check_links(place.ray, place.plan(), alive_nodes(place.ray), one_node_too=False)
     assert result.state == "ok"
-    for name in (f"{GOOD} and {BAD}: ", f"within {GOOD}: ", f"within {BAD}: "):
-        assert name in result.what
+    assert all(name in result.what for name in (f"{GOOD} and {BAD}: ", f"within {GOOD}: ", f"within {BAD}: "))
 
 
 def test_link_whose_other_end_stops(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,22 +214,17 @@ def test_the_command_says_it_all(place: Place) -> None:
     assert "Traceback" not in checked.text
 
 
-def test_a_node_that_hangs(place: Place) -> None:
-    raylet = place.raylet()
+def test_a_node_that_hangs_and_one_that_dies(place: Place) -> None:
+    """The last of this module: it takes the second node away."""
+    raylet = next(process for process in place.process.children(recursive=True) if process.name() == "raylet")
     raylet.suspend()
     try:
-        answers = run.look_at_nodes(place.ray, place.plan(), None, answer_seconds=3.0)
+        found, hosts = run.look_at_nodes(place.ray, place.plan(), None, answer_seconds=3.0)
     finally:
         raylet.resume()
-    found, hosts = answers
-    assert told(found, "answer").keys() == {BAD}
-    assert "it gave no answer within 3 s" in told(found, "answer")[BAD]
-    assert [node.name for node in hosts] == [GOOD]
-
-
-def test_a_node_that_dies(place: Place) -> None:
-    """The last of this module: it takes the second node away."""
-    os.kill(place.raylet().pid, signal.SIGKILL)
+    [line] = told(found, "answer").values()
+    assert "it gave no answer within 3 s" in line and [node.name for node in hosts] == [GOOD]
+    raylet.kill()
     end = time.monotonic() + 60
     while len(alive_nodes(place.ray)) > 1:
         assert time.monotonic() < end
@@ -283,20 +234,16 @@ def test_a_node_that_dies(place: Place) -> None:
 
 
 def test_one_node_is_soon_looked_at(tmp_path: Path) -> None:
-    checked = Run(tmp_path, "checked", arguments=(str(SMALL), "--check"))
-    assert checked.finish() == 0, checked.text
+    checked = finished(tmp_path, "checked", arguments=(str(SMALL), "--check"))
     assert "ok       links     within 127.0.0.1: " in checked.text
     assert checked.text.splitlines()[-1].startswith("preflight: 8 checks passed in ")
     assert not (tmp_path / "runs").exists()
 
 
 def test_every_pair_of_nodes_once_and_each_node_once_in_a_round() -> None:
+    one = Node(id="", address="", name="", devices=NodeDevices(gpus=0, cpus=1), store_bytes=0)
     for count in range(2, 8):
-        devices = NodeDevices(gpus=0, cpus=1)
-        nodes = [Node(id=str(i), address=str(i), name=str(i), devices=devices, store_bytes=0) for i in range(count)]
-        rounds = list(links._rounds(nodes))
-        pairs = [frozenset((pair.first, pair.second)) for pairs in rounds for pair in pairs]
-        assert len(pairs) == len(set(pairs)) == count * (count - 1) // 2
-        assert all(
-            len({end for pair in pairs for end in (pair.first, pair.second)}) == 2 * len(pairs) for pairs in rounds
-        )
+        rounds = [[{pair.first, pair.second} for pair in pairs] for pairs in links._rounds([one] * count)]
+        pairs = {frozenset(pair) for pairs in rounds for pair in pairs}
+        assert len(pairs) == sum(len(pairs) for pairs in rounds) == count * (count - 1) // 2
+        assert all(len(set[int]().union(*pairs)) == 2 * len(pairs) for pairs in rounds)

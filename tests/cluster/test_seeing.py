@@ -1,7 +1,6 @@
 """What a real run leaves to be seen: log, event file, environment; and what it says when something is really wrong."""
 
 import itertools
-import json
 import os
 import signal
 import sys
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import pytest
 
@@ -18,59 +16,52 @@ from cluster.plan import DatasetSize, make_plan
 from cluster.run_state import read_run
 from configs.loader import load
 from tests.cluster.runs import SMALL, Run
-from tests.cluster.test_tensorboard import scalars
-
-
-def reports(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+from tests.cluster.test_metrics import scalars
 
 
 def test_log_tells_of_a_whole_run(undisturbed: Run) -> None:
-    log = reports(undisturbed)
+    log = undisturbed.reports()
     first, last = log[0], log[-1]
     assert (first["kind"], first["step"], first["whole_steps"], first["classes"]) == ("start", 0, 30, 10)
     assert first["ranks"] == ["column r0 c0", "column r0 c1"]
     assert (last["kind"], last["ended"], last["step"]) == ("end", "finished", 30)
     assert all(after["time"] >= before["time"] for before, after in itertools.pairwise(log))
-    trained = [report for report in log if report["kind"] == "train"]
+    trained = undisturbed.reports("train")
     assert last["spent"]["images"] == 30 * 200 == sum(report["images"] for report in trained)
-    assert all(len(report["by_rank"]["compute_seconds"]) == 2 for report in trained)
-    # What is said of a report's ranks and what rank 0 says of itself is the same.
+    assert trained[-1]["feeds"][0]["window"] == 5
+    data = DatasetSize(train_rows=1200, validation_rows=210, image_size=28, classes=10)
+    planned = make_plan(load(SMALL, []), 0, data).exchanged_bytes
+    keys = ("data_wait_seconds", "exchange_wait_seconds", "compute_seconds")
     for report in trained:
-        mine = [report["by_rank"][key][0] for key in ("data_wait_seconds", "exchange_wait_seconds", "compute_seconds")]
+        by_rank = report["by_rank"]
+        assert len(by_rank["compute_seconds"]) == 2
+        # And 24 bytes per image for loss and rank.
+        assert by_rank["exchanged_bytes"] == [planned + 200 * 24] * 2
+        # What is said of a report's ranks and what rank 0 says of itself is the same.
+        mine = [by_rank[key][0] for key in keys]
         assert report["images"] / sum(mine) == pytest.approx(report["images_per_second"])
         assert mine[0] / sum(mine) == pytest.approx(report["data_wait"])
-    assert trained[-1]["feeds"][0]["window"] == 5
-
-
-def test_bytes_exchanged_are_those_of_the_plan(undisturbed: Run) -> None:
-    """And 24 bytes per image for loss and rank."""
-    config = load(SMALL, [])
-    plan = make_plan(config, 0, DatasetSize(train_rows=1200, validation_rows=210, image_size=28, classes=10))
-    for report in reports(undisturbed):
-        if report["kind"] == "train":
-            assert report["by_rank"]["exchanged_bytes"] == [plan.exchanged_bytes + 200 * 24] * 2
-
-
-def test_a_healthy_run_is_told_nothing(undisturbed: Run) -> None:
-    assert not [report for report in reports(undisturbed) if report["kind"] == "verdict"]
+    saved = undisturbed.reports("checkpoint")
+    # After every fifth step, but where an evaluation is due (12, 24, 30) only after that.
+    assert [report["step"] for report in saved] == [5, 10, 12, 15, 20, 24, 25, 30]
+    for report in saved:
+        assert 0 <= report["waited_seconds"] <= report["stopped_seconds"] and report["commit_seconds"] > 0
+        assert Path(report["folder"]).name == f"step-{report['step']:08d}-a1"
+    # A healthy run is told nothing.
+    assert not undisturbed.reports("verdict")
     assert "note:" not in undisturbed.text.replace("note: the run asks for", "")
 
 
-def test_event_file_says_what_the_log_says(undisturbed: Run) -> None:
+def test_event_file_environment_and_state_say_what_the_log_says(undisturbed: Run) -> None:
     [file] = (undisturbed.folder / "events").iterdir()
     found = scalars(file)
-    for report in reports(undisturbed):
-        if report["kind"] == "train":
-            assert found["loss/train", report["step"]] == pytest.approx(report["loss"], rel=1e-6)
-        elif report["kind"] == "evaluation":
-            assert found["top-1 error/validation", report["step"]] == pytest.approx(report["top1_error"], rel=1e-6)
-
-
-def test_environment_and_state(undisturbed: Run) -> None:
+    for kind, tag, name in (("train", "loss/train", "loss"), ("evaluation", "top-1 error/validation", "top1_error")):
+        for report in undisturbed.reports(kind):
+            assert found[tag, report["step"]] == pytest.approx(report[name], rel=1e-6)
     state = read_run(undisturbed.folder)
     assert (state.state, state.step) == ("complete", 30)
-    assert state.start["versions"]["torch"] and state.start["command"][-1] == "name=undisturbed"
+    command = state.start["command"]
+    assert state.start["versions"]["torch"] and (command[0], command[-1]) == (sys.executable, "name=undisturbed")
     assert [column["name"] for column in state.start["columns"]] == ["column r0 c0", "column r0 c1"]
     assert "images/s in training steps" in undisturbed.text and "computing" in undisturbed.text
 
@@ -115,21 +106,13 @@ def test_starving_run_is_told_so_and_a_failing_sink_leaves_it_alone(
     """Its data worker is stopped most of the time. --quiet leaves notes and result; Ctrl-C is the end of it."""
     (tmp_path / "failing_sink.py").write_text(SINK)
     monkeypatch.setattr("tests.cluster.runs.PROJECT", f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}")
-    arguments = (
-        str(SMALL),
-        "name=starving",
-        "train.steps=3000",
-        "train.evaluate_every_epochs=null",
-        "checkpoint.every_steps=null",
-    )
-    run = Run(folder, "starving", arguments=(*arguments, "--quiet", "--sink", "failing_sink:Failing"))
+    settings = ("train.steps=3000", "train.evaluate_every_epochs=null", "checkpoint.every_steps=null")
+    sink = ("--quiet", "--sink", "failing_sink:Failing")
+    run = Run(folder, "starving", arguments=(str(SMALL), "name=starving", *settings, *sink))
     run.wait_for_step(5)
     [worker] = [child for child in run.descendants() if "DataWorker" in " ".join(child.cmdline())]
-    limit = time.monotonic() + 90
     with now_and_then_stopped(worker.pid, stopped=0.5, running=0.05):
-        while "waiting for data" not in run.text and time.monotonic() < limit:
-            assert run.process.poll() is None, run.text
-            time.sleep(0.2)
+        run.wait_for(lambda: "waiting for data" in run.text)
     run.interrupt()
     assert run.finish(60) == 130, run.text
     lines = [line for line in run.text.splitlines() if line and "they will be shared" not in line]
@@ -139,18 +122,53 @@ def test_starving_run_is_told_so_and_a_failing_sink_leaves_it_alone(
     # Which of the two lines, depends on whether it is stopped more often within batches or between them.
     assert lines[1].startswith("note: ") and "% of the step is waiting for data" in lines[1]
     assert not [line for line in lines if line.startswith(("step ", "mesh ", "column r0"))], "--quiet"
-    verdicts = [report["text"] for report in reports(run) if report["kind"] == "verdict"]
+    verdicts = [report["text"] for report in run.reports("verdict")]
     assert f"note: {verdicts[0]}" == lines[1]
     assert (run.folder / "from the sink").read_text() == "3"
     state = read_run(run.folder)
     assert (state.state, state.said[0]["text"]) == ("stopped", verdicts[0])
-
-
-def test_a_sink_that_is_none_ends_the_run_before_it_begins(folder: Path, undisturbed: Run) -> None:
+    # A sink that is none ends the run before it begins.
     run = Run(folder, "no-sink", arguments=(str(SMALL), "name=no-sink", "--sink", "nowhere:Sink"))
     assert run.finish(60) == 2
     assert [line for line in run.text.splitlines() if line.startswith("error: --sink nowhere:Sink cannot be used")]
 
 
-def test_python_is_the_one_that_is_noted(undisturbed: Run) -> None:
-    assert read_run(undisturbed.folder).start["command"][0] == sys.executable
+ILL = (
+    "schedule.stages.0.weights=0", "schedule.stages.0.biases=0", "schedule.stages.1.weights=0",
+    "network.classifier.init_std=0.001",  # the loss begins at ln(10), and stays
+    "train.steps=1000000", "train.batch_size=20", "train.report_every_steps=50", "train.evaluate_every_epochs=null",
+    "checkpoint.every_steps=null", "fault.hang_timeout_seconds=600",
+)  # fmt: skip
+
+
+@pytest.mark.ci
+def test_a_run_that_is_ill_says_of_what(folder: Path) -> None:
+    """A learning rate of 0, a column that is slowed down, and then stopped."""
+
+    def told(words: str) -> str:
+        """The line that has these words, as soon as it is there."""
+        run.wait_for(lambda: words in run.text, 300)
+        return next(line for line in run.text.splitlines() if words in line)
+
+    run = Run(folder, "ill", arguments=(str(SMALL), "name=ill", "--quiet", *ILL))
+    run.wait_for_step(100, seconds=300)
+    [column] = [one["pid"] for one in read_run(run.folder).start["columns"] if one["name"] == "column r0 c1"]
+    with now_and_then_stopped(column, stopped=0.1, running=0.1):
+        slow, stuck = told("is slower than"), told("ln(classes)")
+    assert slow.startswith("note: column 1 is slower than column 0 by ")
+    assert stuck == (
+        "note: the loss has stood at ln(classes) = 2.30 for 1,000 steps, as if the network saw nothing: the learning rate is 0 "
+        "(schedule)"
+    )
+    assert "no progress" not in run.text
+    os.kill(column, signal.SIGSTOP)
+    try:
+        halted = told("no progress for")
+    finally:
+        os.kill(column, signal.SIGCONT)
+    assert "no progress for 1:0" in halted and "a report comes every" in halted
+    told("note: it goes on")
+    run.interrupt()
+    assert run.finish(90) == 130, run.text
+    said = [report["text"] for report in run.reports("verdict")]
+    assert {line.removeprefix("note: ") for line in (slow, stuck, halted, "it goes on")} <= {*said}

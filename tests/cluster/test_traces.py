@@ -11,8 +11,7 @@ import pytest
 from cluster.timeline import main as timeline
 from cluster.timeline_picture import find_step, lanes_of, read_trace
 from cluster.traces import FILE, Process, decoding, events_of, merge, rows
-from tests.cluster.runs import Run
-from tests.cluster.test_seeing import reports
+from tests.cluster.runs import Run, finished
 from workers.clocks import Clock
 
 COLUMNS = ("column r0 c0", "column r0 c1")
@@ -21,9 +20,7 @@ COLUMNS = ("column r0 c0", "column r0 c1")
 @pytest.fixture(scope="module")
 def profiled(undisturbed: Run, folder: Path) -> Run:
     """As the undisturbed run, with a trace of steps 7 to 9; after 6 comes an evaluation, after 5 a checkpoint."""
-    run = Run(folder, "profiled", "train.profile_steps=[7,9]")
-    assert run.finish() == 0, run.text
-    return run
+    return finished(folder, "profiled", "train.profile_steps=[7,9]")
 
 
 def ranges(run: Run, process: str, name: str) -> list[tuple[float, float]]:
@@ -32,23 +29,18 @@ def ranges(run: Run, process: str, name: str) -> list[tuple[float, float]]:
     return [(event["ts"], event["ts"] + event["dur"]) for event in sorted(found, key=lambda event: event["ts"])]
 
 
-def test_profiling_changes_no_weights(profiled: Run, undisturbed: Run) -> None:
+def test_profiling_changes_no_weights_and_one_line_says_where_the_trace_is(profiled: Run, undisturbed: Run) -> None:
     assert profiled.weights() == undisturbed.weights()
-    losses, expected = (
-        [report["loss"] for report in reports(run) if report["kind"] == "train"] for run in (profiled, undisturbed)
-    )
+    losses, expected = ([one["loss"] for one in run.reports("train")] for run in (profiled, undisturbed))
     assert losses == expected
-
-
-def test_one_line_says_where_the_trace_is(profiled: Run) -> None:
     [line] = [line for line in profiled.text.splitlines() if "trace" in line]
     assert line.startswith(f"trace of steps 7 to 9: runs/profiled/profile/{FILE} (")
-    [report] = [report for report in reports(profiled) if report["kind"] == "profile"]
+    [report] = profiled.reports("profile")
     assert (report["first"], report["last"], report["step"]) == (7, 9, 9)
-    assert report["file_bytes"] == (profiled.folder / "profile" / FILE).stat().st_size
     assert 0 <= report["clock_error_seconds"] < 1
-    for column, size in zip(COLUMNS, report["bytes"], strict=True):
-        assert (profiled.folder / "profile" / f"{column.replace(' ', '-')}.json.gz").stat().st_size == size
+    names = [FILE, *(f"{column.replace(' ', '-')}.json.gz" for column in COLUMNS)]
+    sizes = [(profiled.folder / "profile" / name).stat().st_size for name in names]
+    assert sizes == [report["file_bytes"], *report["bytes"]]
 
 
 def test_the_file_is_what_perfetto_reads(profiled: Run) -> None:
@@ -75,7 +67,7 @@ def test_the_file_is_what_perfetto_reads(profiled: Run) -> None:
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_the_parts_of_each_step_are_named(profiled: Run, column: str) -> None:
+def test_the_parts_of_each_step_are_named_and_in_order(profiled: Run, column: str) -> None:
     """A step exchanges at conv3, fc5 and the classifier, forward and backward."""
     for step in (7, 8, 9):
         [(begin, end)] = ranges(profiled, column, f"step {step}")
@@ -90,50 +82,42 @@ def test_the_parts_of_each_step_are_named(profiled: Run, column: str) -> None:
             order += [found[0]] if count == 1 else []
         assert order == sorted(order)
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(order))
-
-
-def test_both_columns_stand_on_one_clock(profiled: Run) -> None:
-    """A collective ends on no column before it has begun on the other; with clocks a step apart, many would."""
-    first, second = (
-        [(e["ts"], e["ts"] + e["dur"]) for e in read_trace(profiled.folder)[column] if e["name"].startswith("gloo:")]
-        for column in COLUMNS
-    )
-    assert len(first) == len(second) >= 3 * (6 + 4)
-    for one, other in zip(sorted(first), sorted(second), strict=True):
-        assert one[1] >= other[0] and other[1] >= one[0]
-
-
-@pytest.mark.parametrize("column", COLUMNS)
-def test_an_exchange_is_under_way_between_its_begin_and_the_end_of_waiting(profiled: Run, column: str) -> None:
-    """And the own part is computed after its begin and before it is waited for."""
+    # An exchange is under way between its begin and the end of waiting, and the own part is computed meanwhile.
     travels = sorted(ranges(profiled, column, "gloo:all_gather") + ranges(profiled, column, "gloo:all_to_all"))
-    begins, waits, own = (
-        ranges(profiled, column, name) for name in ("begin exchange", "waiting for exchange", "own part")
-    )
+    names = ("begin exchange", "waiting for exchange", "own part")
+    begins, waits, own = (ranges(profiled, column, name) for name in names)
     assert len(travels) == len(begins) == len(waits) == len(own) == 3 * 6
     for begin, travel, computing, wait in zip(begins, travels, own, waits, strict=True):
         assert begin[0] <= travel[0] and travel[1] <= wait[1]
         assert begin[1] <= computing[0] and computing[1] <= wait[0]
 
 
-def test_the_picture(profiled: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "step.png"
-    assert timeline([str(profiled.folder), "--out", str(out)]) == 0
+def test_both_columns_stand_on_one_clock(profiled: Run) -> None:
+    """A collective ends on no column before it has begun on the other; with clocks a step apart, many would."""
+    trace = read_trace(profiled.folder)
+    first, second = (
+        sorted((e["ts"], e["ts"] + e["dur"]) for e in trace[column] if e["name"].startswith("gloo:"))
+        for column in COLUMNS
+    )
+    assert len(first) == len(second) >= 3 * (6 + 4)
+    for one, other in zip(first, second, strict=True):
+        assert one[1] >= other[0] and other[1] >= one[0]
+
+
+def test_the_picture_and_what_is_wrong_with_a_wish_for_one(
+    profiled: Run, undisturbed: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, run = tmp_path / "step.png", str(profiled.folder)
+    assert timeline([run, "--out", str(out)]) == 0
     assert "step 8 of" in capsys.readouterr().out
     assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size < 200_000
-    lanes = lanes_of(read_trace(profiled.folder))
-    assert [lane.name for lane in lanes] == [
-        COLUMNS[0], "parts", "under way", COLUMNS[1], "parts", "under way", "data worker r0 #0",
-    ]  # fmt: skip
-    begin, end, _ = find_step(read_trace(profiled.folder), 9)
+    trace = read_trace(profiled.folder)
+    lanes = lanes_of(trace)
+    rows = [COLUMNS[0], "parts", "under way", COLUMNS[1], "parts", "under way", "data worker r0 #0"]
+    assert [lane.name for lane in lanes] == rows
+    begin, end, _ = find_step(trace, 9)
     for lane in lanes[:6]:
         assert any(begin <= bar[0] < end for bar in lane.bars), lane.name
-
-
-def test_what_is_wrong_with_a_wish_for_a_picture(
-    profiled: Run, undisturbed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = str(profiled.folder)
     for arguments, said in (
         ([str(undisturbed.folder), "--out", "x.png"], "train with train.profile_steps=[first,last]"),
         ([run, "--out", str(tmp_path / "x.png"), "--step", "3"], "the trace has no step 3; it has 7, 8, 9"),
@@ -141,12 +125,9 @@ def test_what_is_wrong_with_a_wish_for_a_picture(
     ):
         assert timeline(arguments) == 2
         assert said in capsys.readouterr().err
-
-
-def test_steps_after_the_end_are_refused(folder: Path, undisturbed: Run) -> None:
-    run = Run(folder, "late", "train.profile_steps=[29,31]")
-    assert run.finish(60) == 2
-    assert "train.profile_steps: ends at update 31, and the run at train.steps = 30" in run.text
+    late = Run(folder, "late", "train.profile_steps=[29,31]")
+    assert late.finish(90) == 2
+    assert "train.profile_steps: ends at update 31, and the run at train.steps = 30" in late.text
 
 
 ORIGIN_NS = 90_000_000_000

@@ -10,33 +10,31 @@ and addresses. Nothing has a name in the caller's namespaces, so two sets of hos
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import psutil
-
-from tests.hosts.lifelines import HostsError, child, start, stop, wait_until_up
 
 PROJECT = Path(__file__).parents[2]
 NETWORK = "198.18.0"
 """Of the range that is set aside for tests of networks [RFC 2544], and seen by the hosts alone."""
 TOOLS = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "rsync": "rsync", "ip": "iproute2", "ss": "iproute2"}
-TOOLS |= {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setsid": "util-linux",
-    "flock": "util-linux",
-    "pgrep": "procps",
-}
+TOOLS |= {"pgrep": "procps"} | dict.fromkeys(("unshare", "nsenter", "setsid", "flock"), "util-linux")
 NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
 HOME = "/tmp/home"
+START_SECONDS = 60.0
+
+
+class HostsError(Exception):
+    """A pretend host did not do what was asked of it; the message has the output of the command."""
 
 
 def missing() -> str | None:
@@ -48,12 +46,8 @@ def missing() -> str | None:
         packages = " ".join(sorted({TOOLS[tool] for tool in absent}))
         return f"pretend hosts need {', '.join(absent)}: apt-get install {packages}"
     trial = "ip link add br0 type bridge && ip link add name c0 type veth peer name c1 && mount -t tmpfs tmpfs /run"
-    ran = subprocess.run(
-        ["unshare", *NAMESPACES, "--fork", "--mount-proc", "sh", "-c", trial],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    command = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "sh", "-c", trial]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return f"no namespaces, bridge or mounts here: {ran.stderr.strip()}" if ran.returncode else None
 
 
@@ -97,9 +91,7 @@ class Hosts:
         self.up()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.down()
 
     def up(self) -> None:
@@ -110,8 +102,8 @@ class Hosts:
                 raise HostsError(f"{self.folder} is not empty: another set of hosts stands there, or stood")
             self._run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key"))
             script = "ip link add br0 type bridge && ip link set br0 up && echo up && read -r _"
-            self._switch = start(["unshare", "--net", "bash", "-c", script], {})
-            wait_until_up(self._switch, "the switch")
+            self._switch = _start(["unshare", "--net", "bash", "-c", script], {})
+            _wait_until_up(self._switch, "the switch")
             for name in self.names:
                 self._install(name)
                 self.boot(name)
@@ -128,29 +120,17 @@ class Hosts:
         settings = {"NAME": name, "ADDRESS": self.address(name), "FOLDER": str(place)}
         settings |= {"VISIBLE": self._visible, "SHM": self._shm}
         command = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
-        host = start([*command, "bash", str(Path(__file__).with_name("host_init.sh"))], settings)
+        host = _start([*command, "bash", str(Path(__file__).with_name("host_init.sh"))], settings)
         self._hosts[name] = host
         try:
-            inside = child(host, name)
-            cable = [
-                "ip",
-                "link",
-                "add",
-                self._port(name),
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "eth0",
-                "netns",
-                str(inside),
-            ]
-            self._at_switch(*cable)
+            inside = _child(host, name)
+            cable = f"ip link add {self._port(name)} type veth peer name eth0 netns {inside}"
+            self._at_switch(*cable.split())
             self._at_switch("ip", "link", "set", self._port(name), "master", "br0", "up")
             assert host.stdin is not None
             host.stdin.write("the cable is in\n")
             host.stdin.flush()
-            wait_until_up(host, name)
+            _wait_until_up(host, name)
         except BaseException:  # Ctrl-C too; it is raised on
             self._halt(name)
             raise
@@ -220,7 +200,7 @@ class Hosts:
         """The host's first process, as the caller sees it."""
         if name not in self._hosts:
             raise HostsError(f"{name} is off")
-        return child(self._hosts[name], name)
+        return _child(self._hosts[name], name)
 
     def processes(self, name: str) -> dict[int, str]:
         """What runs in the host, whoever started it: command lines by pid as the caller sees them.
@@ -242,7 +222,7 @@ class Hosts:
         for name in list(self._hosts):
             self._halt(name)
         if self._switch is not None:
-            stop(self._switch)
+            _stop(self._switch)
             self._switch = None
         if self._own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -262,9 +242,8 @@ class Hosts:
         known = [f"{self.address(other)} {other}" for other in self.names]
         (etc / "hosts").write_text("\n".join(["127.0.0.1 localhost", *known, f"0.0.0.0 {name}-any"]) + "\n")
         (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-        shutil.copy(self.folder / "key", ssh / "id_ed25519")
-        shutil.copy(self.folder / "key", ssh / "host_key")
-        shutil.copy(self.folder / "key.pub", ssh / "authorized_keys")
+        for file, key in (("id_ed25519", "key"), ("host_key", "key"), ("authorized_keys", "key.pub")):
+            shutil.copy(self.folder / key, ssh / file)
         (ssh / "sshd_config").write_text(
             f"ListenAddress {self.address(name)}:22\nListenAddress 127.0.0.1:22\nHostKey {HOME}/.ssh/host_key\n"
             f"AuthorizedKeysFile {HOME}/.ssh/authorized_keys\nPermitRootLogin prohibit-password\n"
@@ -275,7 +254,7 @@ class Hosts:
         (self.folder / name / "home" / ".bashrc").write_text(lines)
 
     def _halt(self, name: str) -> None:
-        stop(self._hosts.pop(name))
+        _stop(self._hosts.pop(name))
         # The kernel would remove the cable with the host's namespace, but takes its time, and the next boot needs a new one.
         with contextlib.suppress(HostsError):
             self._at_switch("ip", "link", "del", self._port(name))
@@ -289,10 +268,63 @@ class Hosts:
 
     @staticmethod
     def _run(*command: str) -> None:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if ran.returncode:
             raise HostsError(f"{' '.join(command)}: {ran.stderr.strip()}")
 
 
 def _which(tool: str) -> str | None:
     return shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def _start(command: list[str], settings: Mapping[str, str]) -> subprocess.Popen[str]:
+    """A process that lives as long as the pipe to it; out of reach of the terminal's Ctrl-C, for the caller tidies up."""
+    return subprocess.Popen(
+        command,
+        env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **settings},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _wait_until_up(process: subprocess.Popen[str], what: str) -> None:
+    """It says so in a line of its own."""
+    assert process.stdout is not None
+    output, end = "", time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if select.select([process.stdout], [], [], 0.1)[0]:
+            read = os.read(process.stdout.fileno(), 4096).decode(errors="replace")
+            if not read:
+                break
+            output += read
+            if "up" in output.splitlines():
+                return
+    raise HostsError(f"{what} did not come up:\n{output}")
+
+
+def _child(process: subprocess.Popen[str], what: str) -> int:
+    """The first process inside: the only child of `unshare --fork`."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        children = psutil.Process(process.pid).children()
+        if children:
+            return children[0].pid
+        time.sleep(0.01)
+    raise HostsError(f"{what} did not start")
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Kill a host or the switch. The first process inside dies first, and with it all others, before unshare returns."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+            child.wait(START_SECONDS)
+        process.kill()
+    process.wait(START_SECONDS)
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

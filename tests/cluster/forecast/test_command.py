@@ -1,6 +1,7 @@
 """`train --plan` with its predictions, as people run it: words, tables, drawings, and what is refused."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,24 @@ from cluster.forecast.sweep import parse_range
 from configs.errors import UserError
 from configs.machine import built_in_machines, load_machine
 
-
-def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = train.main(["--plan", *arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
+Plan = Callable[..., str]
 
 
-def test_the_plan_says_what_it_guesses_from(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = plan(capsys, "original.yaml")
-    assert code == 0
+@pytest.fixture
+def plan(capsys: pytest.CaptureFixture[str]) -> Plan:
+    """What `train --plan original.yaml` prints; code: with which it ends, where 2 gives what it prints as an error."""
+
+    def call(*arguments: str, code: int = 0) -> str:
+        ended = train.main(["--plan", "original.yaml", *arguments])
+        out, err = capsys.readouterr()
+        assert ended == code, err
+        return err if code else out
+
+    return call
+
+
+def test_the_plan_says_what_it_guesses_from(plan: Plan) -> None:
+    out = plan()
     assert re.search(
         r"^predicted {4}\d+ images/s on \d+ CPUs?: step .*; [\d.]+ days for the whole run on ILSVRC-2012$", out, re.M
     )
@@ -31,50 +40,39 @@ def test_the_plan_says_what_it_guesses_from(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("machine", built_in_machines())
-def test_every_machine_can_be_planned_for(machine: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = plan(capsys, "original.yaml", "--machine", machine)
-    assert code == 0, err
-    described = load_machine(machine)
+def test_every_machine_can_be_planned_for(machine: str, plan: Plan) -> None:
+    out, described = plan("--machine", machine), load_machine(machine)
     assert described.name in out
     assert ("from measured constants" in out) == described.measured
     assert ("USD" in out) == (described.price_per_device_hour is not None)
 
 
-def test_devices_decide_the_mesh(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "on 1 GPU:" in plan(capsys, "original.yaml", "--machine", "h100", "--devices", "1")[1]
-    assert "on 2 GPUs:" in plan(capsys, "original.yaml", "--machine", "h100")[1]
-    code, out, _ = plan(capsys, "original.yaml", "cluster.replicas=16", "--machine", "a100")
-    assert code == 0 and "on 32 GPUs in 4 nodes" in out
+def test_devices_decide_the_mesh(plan: Plan) -> None:
+    assert "on 1 GPU:" in plan("--machine", "h100", "--devices", "1")
+    assert "on 2 GPUs:" in plan("--machine", "h100")
+    assert "on 32 GPUs in 4 nodes" in plan("cluster.replicas=16", "--machine", "a100")
 
 
-def test_a_bottleneck_is_named_with_the_setting_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = plan(capsys, "original.yaml", "--machine", "h100", "cluster.data_workers=1")
-    found = re.search(r"data workers are the bottleneck: ([\d,]+) images/s with cluster.data_workers=(\d+)", out)
+def test_a_bottleneck_is_named_with_the_setting_that_mends_it(plan: Plan) -> None:
+    told = r"data workers are the bottleneck: ([\d,]+) images/s with cluster.data_workers=(\d+)"
+    found = re.search(told, plan("--machine", "h100", "cluster.data_workers=1"))
     assert found
-    _, out, _ = plan(capsys, "original.yaml", "--machine", "h100", f"cluster.data_workers={found[2]}")
-    assert "bottleneck" not in out
-    assert f"predicted    {found[1]} images/s" in out
+    out = plan("--machine", "h100", f"cluster.data_workers={found[2]}")
+    assert "bottleneck" not in out and f"predicted    {found[1]} images/s" in out
 
 
-def test_a_sweep_is_a_table_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_is_a_table_and_a_picture(plan: Plan, tmp_path: Path) -> None:
     picture = tmp_path / "scaling.png"
-    code, out, _ = plan(
-        capsys, "original.yaml", "--machine", "a100", "--sweep", "replicas=1..1024", "--plot", str(picture)
-    )
-    assert code == 0
+    out = plan("--machine", "a100", "--sweep", "replicas=1..1024", "--plot", str(picture))
     shared, larger = out.split("\n\n")[:2]
     assert [line.split()[0] for line in shared.splitlines()[2:-1]] == ["1", "2", "4", "8", "16", "32", "64", "128"]
     assert "not possible with 256, 512, 1,024: train.batch_size: 128" in shared
     assert [line.split()[0] for line in larger.splitlines()[2:]][-1] == "1,024"
     assert Image.open(picture).size[0] > 800
-
-
-def test_any_setting_can_be_swept(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = plan(capsys, "original.yaml", "--machine", "h100", "--sweep", "cluster.data_workers=1,2,30")
-    assert code == 0
+    # Any setting can be swept.
+    out = plan("--machine", "h100", "--sweep", "cluster.data_workers=1,2,30")
     rates = [int(line.split()[3].replace(",", "")) for line in out.splitlines()[2:5]]
-    assert rates[0] * 2 == pytest.approx(rates[1], abs=2)
-    assert rates[1] < rates[2]
+    assert rates[0] * 2 == pytest.approx(rates[1], abs=2) and rates[1] < rates[2]
 
 
 def test_ranges() -> None:
@@ -99,13 +97,11 @@ def test_ranges() -> None:
     ],
 )
 def test_mistakes_are_told_in_a_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], told: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = plan(capsys, "original.yaml", *arguments)
-    assert code == 2
-    assert told in err
-    assert err.startswith("error: ") and "Traceback" not in err
+    err = plan(*arguments, code=2)
+    assert err.startswith("error: ") and told in err and "Traceback" not in err
 
 
 def test_predictions_belong_to_plans(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +110,7 @@ def test_predictions_belong_to_plans(capsys: pytest.CaptureFixture[str]) -> None
     assert "belong to --plan" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_calibration_describes_this_machine(tmp_path: Path) -> None:
     file = tmp_path / "here.yaml"
     small = [f"network.convs.conv{number}.maps=16" for number in range(1, 6)]
@@ -125,6 +122,7 @@ def test_calibration_describes_this_machine(tmp_path: Path) -> None:
     assert 0.01 < machine.within_node.gigabytes_per_second < 1000
 
 
+@pytest.mark.ci
 def test_a_calibration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "here.yaml"
     for before in (None, "name: measured with care\n"):

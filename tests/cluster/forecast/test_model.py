@@ -1,15 +1,19 @@
-"""A forecast against hand calculation, and against what must be true of any."""
+"""A forecast against hand calculation, against what must be true of any, and against the tensors of the network itself."""
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from cluster.benchmarks.layers import parts_of
 from cluster.forecast.command import IMAGENET, plan_on
 from cluster.forecast.model import Forecast, Speeds, _evaluations, averaging_seconds, forecast
+from cluster.forecast.work import of_process, update
+from cluster.plan import Plan
 from configs.loader import load
 from configs.machine import Efficiency, Link, Machine, load_machine
-from configs.schema import Config
+from tests.cluster.test_plan import plan
 
 WHOLE = Efficiency(first_conv=1, conv=1, dense=1, norm=1, spatial_norm=1, update=1, other=1, link=1)
 FAST = 1e12
@@ -24,14 +28,19 @@ SMALL = dataclasses.replace(IMAGENET, train_rows=12_811, validation_rows=500)
 FLOP_PER_IMAGE = 6 * 724_406_816 - 2 * 105_415_200
 
 
-def at(machine: Machine, *settings: str, devices: int | None = None, config: Config | None = None) -> Forecast:
-    plan, found = plan_on(config or load("original.yaml", settings), machine, IMAGENET, devices)
+def at(machine: Machine, *settings: str, devices: int | None = None, name: str = "original.yaml") -> Forecast:
+    planned, found = plan_on(load(name, settings), machine, IMAGENET, devices)
     assert found
-    return forecast(plan, found)
+    return forecast(planned, found)
 
 
 def changed(**fields: Any) -> Machine:
     return dataclasses.replace(PLAIN, **fields)
+
+
+def with_link(speed: float) -> Machine:
+    """Gigabytes a second within a node."""
+    return changed(within_node=Link(gigabytes_per_second=speed, microseconds=0))
 
 
 def test_arithmetic_alone() -> None:
@@ -40,60 +49,41 @@ def test_arithmetic_alone() -> None:
     assert two.step_seconds == pytest.approx(one.step_seconds / 2, rel=1e-6)
     assert (one.devices, two.devices) == (1, 2)
     assert at(PLAIN, "compute.precision=bf16").step_seconds == pytest.approx(two.step_seconds / 4, rel=1e-6)
-
-
-def test_columns_that_share_a_gpu_are_as_quick_as_one_process_on_it() -> None:
-    one, shared = at(PLAIN, devices=1), at(PLAIN, "cluster.columns_per_gpu=2")
-    assert (shared.devices, shared.nodes) == (1, 1)
-    assert shared.step_seconds == pytest.approx(one.step_seconds, rel=1e-6)
-    assert at(changed(devices_per_node=2), "cluster.columns_per_gpu=2", "cluster.replicas=4").nodes == 2
-
-
-def test_the_whole_run_its_energy_and_cost() -> None:
-    found = at(PLAIN)
-    assert found.run_seconds is not None
+    # The whole run, its energy and cost.
+    assert two.run_seconds is not None
     images = 910_830 * 128 + 91 * 391 * 128 * 724_406_816 * 2 / FLOP_PER_IMAGE
-    assert found.run_seconds is not None
-    assert found.run_seconds == pytest.approx(images * FLOP_PER_IMAGE / 2e12, rel=1e-6)
-    assert found.kilowatt_hours == pytest.approx(found.run_seconds / 3600 * 2.0)
-    assert found.cost == pytest.approx(found.run_seconds / 3600 * 4.0)
-    assert found.cost is not None and at(changed(price_per_device_hour=None)).cost is None
+    assert two.run_seconds == pytest.approx(images * FLOP_PER_IMAGE / 2e12, rel=1e-6)
+    assert two.kilowatt_hours == pytest.approx(two.run_seconds / 3600 * 2.0)
+    assert two.cost == pytest.approx(two.run_seconds / 3600 * 4.0)
+    assert at(changed(price_per_device_hour=None)).cost is None
 
 
-def test_evaluations_are_those_of_the_program() -> None:
-    for setting in (
-        "train.epochs=3",
-        "train.epochs=3.5",
-        "train.evaluate_every_epochs=1.7",
-        "train.evaluate_every_epochs=null",
-    ):
-        plan, _ = plan_on(load("original.yaml", [setting]), PLAIN, SMALL)
-        program = plan.program()
-        evaluated = sum(program.evaluates_after(step) for step in range(1, program.total_steps + 1))
-        assert _evaluations(program) == evaluated, setting
+@pytest.mark.parametrize(
+    "setting",
+    ["train.epochs=3", "train.epochs=3.5", "train.evaluate_every_epochs=1.7", "train.evaluate_every_epochs=null"],
+)
+def test_evaluations_are_those_of_the_program(setting: str) -> None:
+    program = plan_on(load("original.yaml", [setting]), PLAIN, SMALL)[0].program()
+    evaluated = sum(program.evaluates_after(step) for step in range(1, program.total_steps + 1))
+    assert _evaluations(program) == evaluated
 
 
-def test_the_exchange_hides_behind_the_own_part_until_the_link_is_too_slow() -> None:
+def test_exchange_and_averaging_hide_behind_the_computing_until_the_link_is_too_slow() -> None:
+    computing = at(PLAIN).compute_seconds
     # 0.27 s a step. A column sends 15.5 MB in each pass: 16 ms of the pass at 1 GB/s.
-    assert at(changed(within_node=Link(gigabytes_per_second=10, microseconds=0))).exchange_seconds == 0
-    slow = at(changed(within_node=Link(gigabytes_per_second=0.01, microseconds=0)))
+    assert at(with_link(10)).exchange_seconds == 0
     # Nearly all of 2 x 15.5 MB at 10 MB/s; what hides is at most the computing.
-    assert 3.1 - at(PLAIN).compute_seconds < slow.exchange_seconds < 3.11
+    slow = at(with_link(0.01))
+    assert 3.1 - computing < slow.exchange_seconds < 3.11
     assert slow.step_seconds == pytest.approx(slow.compute_seconds + slow.exchange_seconds)
-
-
-def test_gradients_are_averaged_behind_the_backward_pass() -> None:
-    def link(speed: float) -> Machine:
-        return changed(within_node=Link(gigabytes_per_second=speed, microseconds=0))
-
-    assert at(PLAIN).averaging_seconds == 0
     # Four GPUs, 122 MB of gradients of each column, once around a ring of two replicas.
-    assert at(link(10), "cluster.replicas=2").averaging_seconds < 0.001
-    slow = at(link(0.1), "cluster.replicas=2", "network.convs.conv3.sees=column")
+    assert at(PLAIN).averaging_seconds == 0
+    assert at(with_link(10), "cluster.replicas=2").averaging_seconds < 0.001
+    slow = at(with_link(0.1), "cluster.replicas=2", "network.convs.conv3.sees=column")
     assert 1.22 - slow.compute_seconds < slow.averaging_seconds < 1.22
 
 
-def test_ring_and_tree() -> None:
+def test_ring_tree_and_the_way_out_of_a_node() -> None:
     speeds = Speeds(
         machine=PLAIN, devices=1, flop_per_second=1, bytes_per_second=1, hides=True,
         columns_link=(1e9, 0), replicas_link=(1e9, 1e-5),
@@ -102,12 +92,9 @@ def test_ring_and_tree() -> None:
     assert averaging_seconds(speeds, 1e9, 4) == pytest.approx(1.5 + 6e-5)
     # Few bytes: the tree's 2 x 10 turns are fewer than the ring's 2 x 1,023.
     assert averaging_seconds(speeds, 1e3, 1024) == pytest.approx(2e-6 + 20e-5)
-
-
-def test_a_node_has_one_way_out_for_all_columns() -> None:
-    slow = changed(
-        efficiency=dataclasses.replace(WHOLE, link=0.5), between_nodes=Link(gigabytes_per_second=0.1, microseconds=0)
-    )
+    # A node has one way out for all columns.
+    half = dataclasses.replace(WHOLE, link=0.5)
+    slow = changed(efficiency=half, between_nodes=Link(gigabytes_per_second=0.1, microseconds=0))
     inside, across = at(slow, "cluster.replicas=4"), at(slow, "cluster.replicas=8")
     assert (inside.nodes, across.nodes) == (1, 2)
     assert inside.averaging_seconds < 1e-9
@@ -115,14 +102,12 @@ def test_a_node_has_one_way_out_for_all_columns() -> None:
     assert across.averaging_seconds == pytest.approx(30_482_612 * 4 * 1.75 / 0.025e9, rel=0.05)
 
 
-def test_data_workers_that_are_too_few_are_the_bottleneck() -> None:
+def test_data_workers_that_are_too_few_and_hosts_that_are_too_slow_are_the_bottleneck() -> None:
     found = at(changed(data_images_per_second=50), "cluster.data_workers=2")
     assert found.images_per_second == pytest.approx(100)
     assert found.data_cpus == pytest.approx(at(PLAIN).images_per_second / 50)
     assert found.data_wait_seconds == pytest.approx(1.28 - at(PLAIN).step_seconds)
-
-
-def test_a_gpu_is_no_faster_than_its_host() -> None:
+    # Nor is a GPU faster than its host.
     fast = changed(gflops={"fp32": 1e9}, operation_microseconds=10)
     found, larger = at(fast), at(fast, "train.batch_size=1024")
     assert found.host_bound
@@ -134,11 +119,11 @@ def test_norms_that_are_not_compiled_take_longer() -> None:
     cpu = load_machine("cpu")
     fused, plain = at(cpu), at(cpu, "compute.fused=false")
     assert 1.3 * fused.step_seconds < plain.step_seconds < 3 * fused.step_seconds
-    without = [at(cpu, config=load("no_normalisation.yaml", [f"compute.fused={fused}"])) for fused in ("true", "false")]
+    without = [at(cpu, f"compute.fused={fused}", name="no_normalisation.yaml") for fused in ("true", "false")]
     assert without[1].step_seconds == pytest.approx(without[0].step_seconds, rel=0.03), "only the update"
 
 
-def test_processes_share_their_cores() -> None:
+def test_processes_share_their_cores_and_take_over_the_parts_of_missing_ones() -> None:
     cpu = load_machine("cpu")
     columns, replicas = at(cpu), at(cpu, "cluster.replicas=2")
     # Four processes on two cores do the same work, the update twice, and average their gradients on the way.
@@ -147,6 +132,11 @@ def test_processes_share_their_cores() -> None:
     assert four.step_seconds == pytest.approx(columns.step_seconds, rel=0.05), "two processes of one thread use two"
     wide = at(cpu, "cluster.cpus_per_column=2", devices=4)
     assert wide.compute_seconds == pytest.approx(columns.compute_seconds / 2)
+    # Missing replicas leave several parts to the others.
+    whole = at(PLAIN, "cluster.replicas=2")
+    fewer = at(PLAIN, "cluster.replicas=2", "fault.elastic=true", devices=1)
+    assert fewer.devices == 1
+    assert fewer.step_seconds == pytest.approx(4 * whole.step_seconds, rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
@@ -154,18 +144,10 @@ def test_processes_share_their_cores() -> None:
 def test_more_replicas_never_train_more_images_each(name: str, precision: str) -> None:
     rates = []
     for replicas in (1, 2, 4, 8, 64, 1024):
-        settings = [f"cluster.replicas={replicas}", f"train.batch_size={128 * replicas}", "cluster.data_workers=64"]
-        found = at(load_machine(name), f"compute.precision={precision}", *settings)
+        settings = (f"compute.precision={precision}", f"cluster.replicas={replicas}", "cluster.data_workers=64")
+        found = at(load_machine(name), *settings, f"train.batch_size={128 * replicas}")
         rates.append(found.images_per_second / replicas)
-    assert rates == sorted(rates, reverse=True)
-    assert rates[-1] < rates[0]
-
-
-def test_missing_replicas_leave_several_parts_to_the_others() -> None:
-    whole = at(PLAIN, "cluster.replicas=2")
-    fewer = at(PLAIN, "cluster.replicas=2", "fault.elastic=true", devices=1)
-    assert fewer.devices == 1
-    assert fewer.step_seconds == pytest.approx(4 * whole.step_seconds, rel=1e-6)
+    assert rates == sorted(rates, reverse=True) and rates[-1] < rates[0]
 
 
 def test_the_papers_gpus_take_the_papers_time() -> None:
@@ -173,3 +155,48 @@ def test_the_papers_gpus_take_the_papers_time() -> None:
     found = at(load_machine("gtx580"))
     assert found.run_seconds is not None
     assert 5 < found.run_seconds / 86_400 < 6
+
+
+IMAGES = 2
+
+
+def together(made: Plan) -> Plan:
+    """All columns in one process, on CPUs."""
+    mesh = dataclasses.replace(made.mesh, processes_per_replica=1, columns_per_process=made.config.network.columns)
+    return dataclasses.replace(made, mesh=mesh)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["original.yaml", "paper.yaml", "tiny_imagenet.yaml", "tanh.yaml", "no_conv5.yaml"])
+def test_operations_and_bytes_are_those_of_the_network(name: str) -> None:
+    # Units cost time here and change nothing: a quarter of them will do.
+    made = together(plan("network.denses.fc6.units=512", "network.denses.fc7.units=512", config=name))
+    measured, bytes_measured = Counter[str](), Counter[str]()
+    for about, _ in parts_of(made.config.network, IMAGES, "cpu"):
+        measured[about["kind"]] += about["flop"]
+        bytes_measured[about["kind"]] += about["bytes"]
+    counted, bytes_counted = Counter[str](), Counter[str]()
+    for part in (*of_process(made, IMAGES), update(made)):
+        if part.name != "preprocess":
+            counted[part.kind] += int(part.forward_flop + part.backward_flop)
+            bytes_counted[part.kind] += int(part.forward_bytes + part.backward_bytes)
+    assert counted == measured
+    assert bytes_counted == bytes_measured
+
+
+def test_two_columns_share_the_work_and_send_what_the_plan_says() -> None:
+    apart, whole = plan(), together(plan())
+    halves, all_of_it = of_process(apart, 128), of_process(whole, 128)
+    for half, part in zip(halves, all_of_it, strict=True):
+        assert half.forward_flop * 2 == part.forward_flop
+        assert half.backward_flop * 2 == part.backward_flop
+        assert part.sent_bytes == 0
+    assert 2 * sum(part.sent_bytes for part in halves) == apart.exchanged_bytes == 31_064_064
+    assert sum(part.parameters for part in halves) == apart.column_parameters(0)
+
+
+def test_columns_that_share_a_gpu_are_as_quick_as_one_process_on_it() -> None:
+    one, shared = at(PLAIN, devices=1), at(PLAIN, "cluster.columns_per_gpu=2")
+    assert (shared.devices, shared.nodes) == (1, 1)
+    assert shared.step_seconds == pytest.approx(one.step_seconds, rel=1e-6)
+    assert at(changed(devices_per_node=2), "cluster.columns_per_gpu=2", "cluster.replicas=4").nodes == 2

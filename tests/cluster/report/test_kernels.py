@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cluster.report.colour import UNTRAINED, by_column, chance, colour_shares, in_words
-from cluster.report.kernels import KernelSheet, as_colours, draw_kernels
+from cluster.report.kernels import KernelSheet, as_colours, draw_kernels, first_layer
 from configs.loader import load
 
 
@@ -30,13 +30,11 @@ def test_every_kernel_stands_where_its_column_is(count: int, columns: int, side:
         above = max(sheet.corner(number)[0] for number in range((column - 1) * own, column * own))
         below = min(sheet.corner(number)[0] for number in range(column * own, (column + 1) * own))
         assert below > above + sheet.zoom * side + 20, "columns are told apart by a gap with a name in it"
-
-
-def test_column_0_is_above_column_1_and_kernels_follow_each_other() -> None:
-    sheet = KernelSheet(96, 2, 11)
-    corners = [sheet.corner(number) for number in range(96)]
-    assert corners[0][0] == corners[15][0] < corners[16][0] < corners[32][0] < corners[48][0]
-    assert corners[0][1] == corners[16][1] == corners[48][1] < corners[1][1]
+    if (count, columns) == (96, 2):
+        # Column 0 is above column 1, and kernels follow each other.
+        corners = [sheet.corner(number) for number in range(96)]
+        assert corners[0][0] == corners[15][0] < corners[16][0] < corners[32][0] < corners[48][0]
+        assert corners[0][1] == corners[16][1] == corners[48][1] < corners[1][1]
 
 
 def test_each_kernel_is_scaled_to_itself_and_zero_is_grey() -> None:
@@ -59,10 +57,10 @@ def test_grey_has_no_colour_and_opposites_have_nothing_else() -> None:
     shares = colour_shares(np.stack([grey, opposite, red, uniform, 5 * red, 0 * red]))
     np.testing.assert_allclose(shares[:5], [0, 1, 2 / 3, 1, 2 / 3], atol=1e-12)
     assert np.isnan(shares[5])
-
-
-def test_random_kernels_measure_two_thirds() -> None:
+    # Random ones measure two thirds.
     assert colour_shares(kernels(2000)).mean() == pytest.approx(UNTRAINED, abs=0.01)
+    with pytest.raises(ValueError, match="three colours"):
+        colour_shares(np.zeros((4, 1, 5, 5)))
 
 
 def test_columns_that_specialise_are_told_from_chance() -> None:
@@ -79,22 +77,10 @@ def test_columns_that_specialise_are_told_from_chance() -> None:
     by_chance = chance(mixed, 2)
     assert by_chance is not None and by_chance > 0.05
     assert chance(apart, 1) is None
-
-
-def test_by_chance_is_the_share_of_all_deals() -> None:
-    """Of four kernels in two columns there are 6 deals, 2 of which differ as much as the best."""
-    found = chance(np.array([0.0, 0.1, 0.8, 0.9]), 2)
-    assert found == pytest.approx(2 / 6, abs=0.02)
-
-
-def test_kernels_of_other_than_three_colours_are_refused() -> None:
-    with pytest.raises(ValueError, match="three colours"):
-        colour_shares(np.zeros((4, 1, 5, 5)))
+    # Of four kernels in two columns there are 6 deals, 2 of which differ as much as the best.
+    assert chance(np.array([0.0, 0.1, 0.8, 0.9]), 2) == pytest.approx(2 / 6, abs=0.02)
 
 
 def test_networks_without_first_kernels_have_none() -> None:
-    from cluster.report.kernels import first_layer
-
     assert first_layer(load("original.yaml").network) == "conv1"
-    local = load("original.yaml", ["network.convs.conv1.local=true"])
-    assert first_layer(local.network) is None
+    assert first_layer(load("original.yaml", ["network.convs.conv1.local=true"]).network) is None

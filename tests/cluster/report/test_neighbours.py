@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from alexnet.export import plain_module
-from cluster.network import load_run
+from cluster.network import LoadedNetwork, load_run
+from cluster.report import figure4_shown
 from cluster.report.features import LastHidden
-from cluster.report.figure4 import make_figure4
+from cluster.report.figure4 import Figure4, Neighbour, Predicted, Query, make_figure4
 from cluster.report.images import choose, images_of, open_split, spread, stream
 from cluster.report.neighbours import Nearest
 from tests.cluster.runs import Run
@@ -42,25 +43,20 @@ def test_blocks_of_any_size_give_what_brute_force_gives(block: int) -> None:
 
 
 def test_of_equal_distances_the_lower_row_is_first_in_whatever_order_blocks_come() -> None:
+    """There may be fewer images than neighbours; features that are no numbers are refused."""
     features = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
     nearest = Nearest(np.eye(3, dtype=np.float32)[:1], 5)
     for rows in (np.arange(8, 12), np.arange(4, 8), np.arange(4)):
         nearest.add(features[rows], rows)
     assert nearest.rows.tolist() == [[0, 1, 2, 3, 4]]
-
-
-def test_features_that_are_no_numbers_are_refused() -> None:
+    few = Nearest(np.zeros((2, 3)), 6)
+    few.add(np.ones((2, 3)), np.array([0, 1]))
+    assert few.rows.shape == (2, 2)
     with pytest.raises(ValueError, match="no numbers"):
         Nearest(np.zeros((1, 2)), 1).add(np.array([[0.0, np.nan]]), np.array([0]))
 
 
-def test_fewer_images_than_neighbours() -> None:
-    nearest = Nearest(np.zeros((2, 3)), 6)
-    nearest.add(np.ones((2, 3)), np.array([0, 1]))
-    assert nearest.rows.shape == (2, 2)
-
-
-def test_chosen_images_are_of_different_classes_while_there_are_some() -> None:
+def test_chosen_images_are_of_different_classes_and_some_of_many_evenly_spread() -> None:
     labels = [0] * 50 + [1] * 3 + [2] * 3
     chosen = choose(labels, 5, seed=3)
     assert {labels[row] for row in chosen[:3]} == {0, 1, 2}
@@ -68,19 +64,44 @@ def test_chosen_images_are_of_different_classes_while_there_are_some() -> None:
     assert chosen == choose(labels, 5, seed=3)
     assert chosen != choose(labels, 5, seed=4)
     assert len(choose(labels[:2], 5, seed=0)) == 2
-
-
-def test_some_of_the_images_are_evenly_spread() -> None:
-    assert spread(10, None).tolist() == list(range(10))
-    assert spread(10, 20).tolist() == list(range(10))
+    assert spread(10, None).tolist() == spread(10, 20).tolist() == list(range(10))
     assert spread(10, 5).tolist() == [0, 2, 4, 6, 8]
 
 
-def test_neighbours_of_a_trained_network_over_its_whole_training_set(
-    bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+
+
+def shown(classes: int, *, query: str = "w") -> tuple[str, str]:
+    """What is said of the predictions and of the neighbours, where there are few classes and few images."""
+    top = tuple((number, 1 / classes) for number in range(min(classes, 5)))
+    near = Neighbour(image_SSC=IMAGE, key="t", label=0, distance=1.0)
+    found = Figure4(
+        predicted=(Predicted(image_SSC=IMAGE, key="v", label=0, top=top),),
+        views=1,
+        queries=(Query(image_SSC=IMAGE, key=query, label=0, neighbours=(near,)),),
+        searched=1,
+        training=1,
+    )
+    names = [f"c{number}" for number in range(classes)]
+    return figure4_shown.predictions(found, names), figure4_shown.neighbours(found, names)
+
+
+def test_as_many_classes_are_named_as_are_shown_and_queries_are_others_only_where_there_are_others() -> None:
+    predictions = shown(10)[0].replace("&#x27;", "'")
+    assert "the network's 5 most probable classes" in predictions and "1 among the 5" in predictions
+    predictions, neighbours = shown(3)
+    assert "all 3 classes" in predictions and "among the" not in predictions and "five" not in predictions
+    assert "1 other validation images" in neighbours
+    assert "1 of the same validation images" in shown(3, query="v")[1]
+
+
+@pytest.fixture
+def loaded(bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedNetwork:
     monkeypatch.chdir(folder)
-    loaded = load_run(bold.folder)
+    return load_run(bold.folder)
+
+
+def test_neighbours_of_a_trained_network_over_its_whole_training_set(loaded: LoadedNetwork) -> None:
     assert loaded.config is not None
     data = loaded.config.data
     found = make_figure4(loaded, data, views=1, neighbours=True, among=None, seed=0, batch=100)
@@ -116,9 +137,7 @@ def test_neighbours_of_a_trained_network_over_its_whole_training_set(
     )
 
 
-def test_streamed_features_are_those_of_single_images(bold: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    loaded = load_run(bold.folder)
+def test_streamed_features_are_those_of_single_images(loaded: LoadedNetwork) -> None:
     assert loaded.config is not None
     data = loaded.config.data
     training = open_split(data, Manifest.load(Path(data.path)), "train")

@@ -1,10 +1,12 @@
 """The command from end to end: pages that stand alone, runs that are not complete, data that is gone, and bad input."""
 
 import base64
+import dataclasses
+import html
 import io
 import json
+import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -18,45 +20,32 @@ from cluster.report import __main__ as report
 from cluster.report.kernels import draw_kernels, first_kernels
 from tests.cluster.runs import Run
 from tests.cluster.test_bad_input import refused
+from workers.data.manifest import Manifest
 
 torch.set_num_threads(1)
 
-OUTSIDE = ("src", "href", "srcset", "data", "action", "poster", "xlink:href")
+OUTSIDE = {"src", "href", "srcset", "data", "action", "poster", "xlink:href"}
 """Attributes by which a page may ask for something else."""
 
 
-class Page(HTMLParser):
+class Page:
     """What a page asks for, shows and says."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
         self.source = path.read_text(encoding="utf-8")
-        self.asked: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.ids: set[str] = set()
-        self.feed(self.source)
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.tags.append(tag)
-        if tag not in ("img", "meta", "link"):
-            self.open.append(tag)
-        self.asked += [str(value) for name, value in attrs if name in OUTSIDE]
-        if given.get("id"):
-            self.ids.add(str(given["id"]))
-        if tag == "img":
-            self.images.append(given)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.text += data
+        body = re.sub(r"<style>.*?</style>", "", self.source, flags=re.DOTALL)
+        self.text = html.unescape(re.sub(r"<[^>]*>", "", body))
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        unclosed: list[str] = []
+        for end, tag, given in re.findall(r"<(/?)(\w+)([^>]*)>", body):
+            if end:
+                assert unclosed.pop() == tag
+                continue
+            attributes = re.findall(r'([\w:-]+)="([^"]*)"', given)
+            self.tags.append((tag, {name: html.unescape(value) for name, value in attributes}))
+            unclosed += [] if tag in ("img", "meta", "link") else [tag]
+        assert not unclosed, f"never closed: {unclosed}"
+        self.images = [given for tag, given in self.tags if tag == "img"]
 
 
 def make(*command: str | Path, code: int = 0) -> None:
@@ -86,20 +75,22 @@ def test_page_holds_all_its_images_and_asks_for_nothing(made: Path) -> None:
     assert page.images
     for image in page.images:
         assert image["alt"], "an image without a text in its place"
-        kind, encoded = str(image["src"]).split(",", 1)
+        kind, encoded = image["src"].split(",", 1)
         assert kind in ("data:image/png;base64", "data:image/jpeg;base64")
         with Image.open(io.BytesIO(base64.b64decode(encoded))) as opened:
             opened.load()
             assert [str(side) for side in opened.size] == [image["width"], image["height"]]
-    assert all(asked.startswith(("data:", "#")) for asked in page.asked)
-    assert {asked[1:] for asked in page.asked if asked.startswith("#")} <= page.ids
-    assert not {"script", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    asked = {value for _, given in page.tags for name, value in given.items() if name in OUTSIDE}
+    assert all(value.startswith(("data:", "#")) for value in asked)
+    ids = {given.get("id") for _, given in page.tags}
+    assert {value[1:] for value in asked if value.startswith("#")} <= ids
+    assert not {"script", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
     style = page.source[page.source.index("<style>") : page.source.index("</style>")]
     assert "url(" not in style and "@import" not in style
     assert "http:" not in page.source and "https:" not in page.source
 
 
-def test_page_shows_every_figure_and_table(made: Path) -> None:
+def test_page_shows_every_figure_and_table(made: Path, undisturbed: Run, bold: Run) -> None:
     page = Page(made / "report.html")
     for words in (
         "Figure 1", "Figure 3", "Left: predictions", "Right: nearest training images", "Table 1", "Table 2", "Sparse coding",
@@ -112,19 +103,14 @@ def test_page_shows_every_figure_and_table(made: Path) -> None:
     assert {f"{name}.png" for name in (*wanted, "time", "colour")} | {"report.html", "report.json"} == files
     assert set(json.loads((made / "report.json").read_text())["files"]) == files
     # Eight predictions; five queries with six neighbours each.
-    assert sum("Validation image" in str(image["alt"]) for image in page.images) == 8
-    assert sum("nearest number" in str(image["alt"]) for image in page.images) == 30
-
-
-def test_errors_on_the_page_are_those_of_the_runs(made: Path, undisturbed: Run) -> None:
+    assert sum("Validation image" in image["alt"] for image in page.images) == 8
+    assert sum("nearest number" in image["alt"] for image in page.images) == 30
+    # Errors and kernels are those of the runs.
     numbers = json.loads((made / "report.json").read_text())["runs"][0]
     assert numbers["errors"]["1"]["top1"] == undisturbed.result()["validation"]["top1_error"]
     assert numbers["errors"]["10"]["images"] == undisturbed.result()["validation"]["images"]
     assert numbers["state"] == "complete"
     assert sum(numbers["time"].values()) == pytest.approx(1)
-
-
-def test_kernels_are_those_of_each_run(made: Path, undisturbed: Run, bold: Run) -> None:
     for run, name in ((undisturbed, "figure3.png"), (bold, "figure3-bold.png")):
         kernels = first_kernels(load_run(run.folder))
         assert kernels is not None and kernels.shape == (16, 3, 5, 5)
@@ -132,82 +118,76 @@ def test_kernels_are_those_of_each_run(made: Path, undisturbed: Run, bold: Run) 
             np.testing.assert_array_equal(np.asarray(drawn), draw_kernels(kernels, 2))
 
 
+def text_of(out: Path) -> str:
+    return Page(out / "report.html").text
+
+
 def test_run_that_was_cut_off_is_shown_and_said_to_be(copied: Path, folder: Path, tmp_path: Path) -> None:
+    """Under a name with markup, which is shown as it is."""
     lines = (copied / "log.jsonl").read_text().splitlines()
     kept = [line for line in lines if json.loads(line)["step"] <= 20 and json.loads(line)["kind"] != "end"]
     (copied / "log.jsonl").write_text("\n".join(kept) + "\n")
     (copied / "result.json").unlink()
-    make(copied, "--out", tmp_path / "out", "--no-neighbours", "--data", folder / "data" / "small")
-    page = Page(tmp_path / "out" / "report.html")
-    assert "copied ended before its end" in page.text
-    assert "its log has come to step 20 of 30, and the network shown here has had 30 updates" in page.text
-    assert "Left: predictions" in page.text
-    assert "Right: nearest" not in page.text
+    odd = copied.rename(tmp_path / "a<b>&$x$_^")
+    make(odd, "--out", tmp_path / "out", "--no-neighbours", "--data", folder / "data" / "small")
+    text = text_of(tmp_path / "out")
+    assert "a<b>&$x$_^ ended before its end" in text
+    assert "its log has come to step 20 of 30, and the network shown here has had 30 updates" in text
+    assert "Left: predictions" in text and "Right: nearest" not in text
 
 
-def test_without_the_data_set_figure_4_is_left_out_and_the_page_says_why(copied: Path, tmp_path: Path) -> None:
+def test_without_the_data_set_figure_4_is_left_out_and_the_page_says_why(
+    copied: Path, folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("not the report's")
     (out / "figure4_left.png").write_bytes(b"of an earlier report")
     (out / "report.json").write_text(json.dumps({"files": ["figure4_left.png", "../copied/config.yaml", "mine.txt"]}))
     make(copied, "--out", out)
-    page = Page(out / "report.html")
-    assert "Figure 4 is left out" in page.text and "no data set at data/small" in page.text
-    assert "Figure 3" in page.text
+    text = text_of(out)
+    assert "Figure 4 is left out" in text and "no data set at data/small" in text and "Figure 3" in text
     assert not (out / "figure4_left.png").exists(), "an old picture beside a page that has none misleads"
     assert (out / "mine.txt").exists() and (copied / "config.yaml").exists()
-
-
-def test_another_data_set_than_the_networks_is_not_shown(copied: Path, bold: Run, folder: Path, tmp_path: Path) -> None:
+    # Nor is another data set than the network's shown.
     other = Path(shutil.copytree(folder / "data" / "small", tmp_path / "other"))
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["classes"] = manifest["classes"][::-1]
-    from workers.data.manifest import _from_json
-
-    manifest["fingerprint"] = _from_json(manifest).fingerprint
-    (other / "manifest.json").write_text(json.dumps(manifest))
-    make(copied, "--out", tmp_path / "out", "--data", other)
-    assert "is another one than the network was trained on" in Page(tmp_path / "out" / "report.html").text
+    manifest = Manifest.load(other)
+    dataclasses.replace(manifest, classes=manifest.classes[::-1]).write(other)
+    make(copied, "--out", out, "--data", other)
+    assert "is another one than the network was trained on" in text_of(out)
 
 
 def test_images_of_few_training_images_and_another_choice(copied: Path, folder: Path, tmp_path: Path) -> None:
     data = ("--data", folder / "data" / "small")
     make(copied, "--out", tmp_path / "a", "--among", "50", *data)
     make(copied, "--out", tmp_path / "b", "--among", "50", "--seed", "1", *data)
-    assert "50 of 1,200 training images" in Page(tmp_path / "a" / "report.html").text
+    assert "50 of 1,200 training images" in text_of(tmp_path / "a")
     one, other = (json.loads((tmp_path / name / "report.json").read_text())["figure4"] for name in "ab")
     assert one["searched"] == 50
     assert [image["image"] for image in one["predicted"]] != [image["image"] for image in other["predicted"]]
 
 
-def test_names_with_markup_are_shown_as_they_are(copied: Path, tmp_path: Path) -> None:
-    odd = copied.rename(tmp_path / "a<b>&$x$_^")
-    make(odd, "--out", tmp_path / "out")
-    assert "a<b>&$x$_^" in Page(tmp_path / "out" / "report.html").text
-
-
 def test_bad_input_is_one_error(
     capsys: pytest.CaptureFixture[str], copied: Path, undisturbed: Run, tmp_path: Path
 ) -> None:
-    out = str(tmp_path / "out")
-    assert "nowhere is not the folder of a run" in refused(capsys, ["nowhere", "--out", out], module=report)
-    empty = tmp_path / "empty"
+    out, empty, file = tmp_path / "out", tmp_path / "empty", tmp_path / "file"
     empty.mkdir()
-    assert "has no config.yaml" in refused(capsys, [str(empty), "--out", out], module=report)
-    file = tmp_path / "file"
     file.write_text("")
-    told = refused(capsys, [str(copied), "--out", str(file)], module=report)
-    assert "is a file; give a folder" in told
-    assert "lies below a file" in refused(capsys, [str(copied), "--out", str(file / "x")], module=report)
+
+    def told(run: Path, out: Path = out) -> str:
+        return refused(capsys, [str(run), "--out", str(out)], module=report)
+
+    assert "nowhere is not the folder of a run" in told(Path("nowhere"))
+    assert "has no config.yaml" in told(empty)
+    assert "is a file; give a folder" in told(copied, file)
+    assert "lies below a file" in told(copied, file / "x")
     shutil.rmtree(copied / "checkpoints")
-    assert "there is no checkpoint at" in refused(capsys, [str(copied), "--out", out], module=report)
+    assert "there is no checkpoint at" in told(copied)
     # A run to compare with needs none.
-    (tmp_path / "out").mkdir(exist_ok=True)
     make(undisturbed.folder, copied, "--out", out, "--no-neighbours")
     assert "copied is shown without its kernels: there is no checkpoint" in capsys.readouterr().err
     (copied / "config.yaml").write_text("name: [")
-    assert "is not valid YAML" in refused(capsys, [str(copied), "--out", out], module=report)
+    assert "is not valid YAML" in told(copied)
     with pytest.raises(SystemExit) as ended:
         report.main(["runs/a"])
     assert ended.value.code == 2

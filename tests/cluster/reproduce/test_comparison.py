@@ -1,4 +1,4 @@
-"""Noise of seeds and verdicts on made-up errors, and the table of them."""
+"""On made-up errors and reports: noise of seeds, verdicts and their table; which rate is best, when an error was reached."""
 
 import json
 import statistics
@@ -9,6 +9,7 @@ import pytest
 
 from cluster.reproduce.ablation_table import compare, compare_overfitting, ensemble, tell_and_write
 from cluster.reproduce.comparison import pooled, spread, verdict
+from cluster.reproduce.search import best_rate, epochs_to, error_at_end, next_rate, smoothed
 
 
 def test_noise_is_pooled_over_networks() -> None:
@@ -25,19 +26,16 @@ def test_noise_is_pooled_over_networks() -> None:
     assert spread(groups["all"]) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("difference", "limit", "paper", "expected"),
-    [
+def test_verdicts() -> None:
+    for difference, limit, paper, expected in (
         (2.0, 1.0, 1.4, "visible, as in the paper"),
         (-2.0, 1.0, 1.4, "visible, contrary to the paper"),
         (0.9, 1.0, 1.4, "within the noise of seeds"),
         (-1.0, 1.0, 1.4, "within the noise of seeds"),
         (2.0, 1.0, None, "visible"),
         (20.0, None, 1.4, "noise not known: one seed each"),
-    ],
-)
-def test_verdicts(difference: float, limit: float | None, paper: float | None, expected: str) -> None:
-    assert verdict(difference, limit, paper) == expected
+    ):
+        assert verdict(difference, limit, paper) == expected
 
 
 def evaluation_of(*top1: float, together: float = 0.3) -> dict[int, dict[str, Any]]:
@@ -57,13 +55,8 @@ FOUND = {
     "tanh": evaluation_of(0.30, 0.31),
     "one_gpu": evaluation_of(0.45, 0.46),
 }
-OVERFITTING = {
-    "all": [-0.02, -0.02, -0.03],
-    "no_crops": [0.08, 0.07],
-    "no_colour_noise": [-0.02, -0.03],
-    "tanh": [0.08, 0.07],
-    "one_gpu": [0.08, 0.07],
-}
+OVERFITTING = {name: [0.08, 0.07] for name in FOUND}
+OVERFITTING |= {"all": [-0.02, -0.02, -0.03], "no_colour_noise": [-0.02, -0.03]}
 
 
 def test_differences_are_to_the_full_network_in_points() -> None:
@@ -77,18 +70,11 @@ def test_differences_are_to_the_full_network_in_points() -> None:
     assert cells["tanh"].verdict == "visible", "the paper says nothing of its error in the end"
     assert compare(FOUND, 1, "top1_error")["tanh"].mean == pytest.approx(32.5)
     assert compare({"tanh": FOUND["tanh"]}, 1, "top1_error")["tanh"].difference is None
-
-
-def test_claims_of_overfitting_are_judged_by_overfitting_alone() -> None:
+    # Claims of overfitting are judged by overfitting alone.
     cells = compare_overfitting(OVERFITTING)
     assert cells["no_crops"].difference == pytest.approx(7.5 + 7 / 3)
-    assert {name: cell.verdict for name, cell in cells.items()} == {
-        "all": "",
-        "no_crops": "visible, as in the paper",
-        "no_colour_noise": "within the noise of seeds",
-        "tanh": "visible",
-        "one_gpu": "visible",
-    }
+    verdicts = ["", "visible, as in the paper", "within the noise of seeds", "visible", "visible"]
+    assert [cells[name].verdict for name in FOUND] == verdicts
 
 
 def test_ensemble_beside_its_members() -> None:
@@ -113,3 +99,46 @@ def test_table_json_and_picture(
     assert content["networks"]["no_crops"]["overfitting"]["mean"] == pytest.approx(7.5)
     assert content["networks"]["tanh"]["top1_error_views10"]["difference"] == pytest.approx(-10.5)
     assert (tmp_path / "ablations.png").read_bytes().startswith(b"\x89PNG")
+
+
+def reports(*errors: float, per_epoch: int = 4) -> list[dict[str, Any]]:
+    return [
+        {"epoch": number / per_epoch, "top1_error": error, "images": 100}
+        for number, error in enumerate(errors, start=1)
+    ]
+
+
+def test_the_lowest_error_wins_and_of_equals_the_lowest_rate_and_at_the_edge_the_next_one_is_asked_for() -> None:
+    assert best_rate({0.1: 0.4, 0.01: 0.3, 0.001: 0.5}) == 0.01
+    assert best_rate({0.1: 0.3, 0.01: 0.3}) == 0.01
+    assert best_rate({1.0: None, 0.1: 0.9}) == 0.1
+    with pytest.raises(ValueError, match="every rate diverged"):
+        best_rate({1.0: None})
+    assert next_rate({0.001: 0.5, 0.002: 0.4, 0.004: 0.3}) == 0.008
+    assert next_rate({0.001: 0.3, 0.002: 0.4}) == 0.0005
+    for enough in ({0.001: 0.5, 0.002: 0.3, 0.004: 0.4}, {0.001: 0.5, 0.002: 0.3, 0.004: None}, {0.001: 0.5}):
+        assert next_rate(enough) is None
+
+
+def test_error_at_the_end_is_the_mean_of_the_last_half_epoch_of_the_search() -> None:
+    found = reports(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+    assert error_at_end(found, 1.0) == pytest.approx(0.65)
+    assert error_at_end(found, 2.0) == pytest.approx(0.25)
+    assert error_at_end(found, 2.5) is None
+    assert error_at_end([], 1.0) is None
+    found[-1]["images"] = 300
+    assert error_at_end(found, 2.0) == pytest.approx((0.3 * 100 + 0.2 * 300) / 400)
+
+
+def test_epochs_to_an_error_lie_on_a_line_between_stretches() -> None:
+    points = smoothed(reports(0.8, 0.6, 0.4, 0.2, 0.1, 0.1))
+    assert [point.epoch for point in points] == [0.25, 0.5, 0.75, 1.0, 1.25]
+    assert [point.error for point in points] == pytest.approx([0.7, 0.5, 0.3, 0.15, 0.1])
+    assert epochs_to(points, 0.5) == pytest.approx(0.5)
+    assert epochs_to(points, 0.4) == pytest.approx(0.625)
+    assert epochs_to(points, 0.75) == 0.25, "below it from the first stretch on"
+    assert epochs_to(points, 0.05) is None
+    assert epochs_to([], 0.5) is None
+    # One report in a while is a stretch of its own.
+    points = smoothed(reports(0.8, 0.4, per_epoch=1))
+    assert [(point.epoch, point.error) for point in points] == [(0.5, 0.8), (1.5, 0.4)]

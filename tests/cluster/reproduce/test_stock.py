@@ -1,11 +1,7 @@
 """The stock run: network and pictures against the reference, its update and rates, and that it goes on where it stopped."""
 
+import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,8 @@ from cluster.report.records import read_records
 from cluster.reproduce.__main__ import main
 from cluster.reproduce.stock.data import Photos, TrainingCrops, views
 from cluster.reproduce.stock.network import build, layer_parameters, left_out
-from cluster.reproduce.stock.training import CHECKPOINT, Machine, Sums, Training, rate
+from cluster.reproduce.stock.training import CHECKPOINT, Machine, Sums, Training
+from cluster.reproduce.stock.training import rate as stock_rate
 from cluster.run_folder import RunFolder
 from cluster.runs import main as runs
 from configs.errors import UserError
@@ -30,7 +27,7 @@ from configs.geometry import layers
 from configs.loader import load
 from configs.schema import Network, ResponseNorm, StageSchedule
 from tests import reference
-from tests.cluster.runs import PROJECT, Run
+from tests.cluster.runs import Run
 from workers.data.dataset import Dataset
 from workers.stored_network import find_checkpoint
 
@@ -48,78 +45,57 @@ def test_has_the_layers_of_the_config(name: str) -> None:
 
 def _without_differences(network: Network) -> Network:
     """The norm over all maps, no spatial norm, no dropout: what stock PyTorch has a module for."""
-    return replace(
-        network,
-        lrn=ResponseNorm(size=5, alpha=0.01, sees="all"),
-        spatial_lrn=None,
-        convs={
-            name: replace(conv, then=tuple(step for step in conv.then if step != "spatial_lrn"))
-            for name, conv in network.convs.items()
-        },
-        denses={name: replace(dense, dropout=0.0) for name, dense in network.denses.items()},
-    )
+    convs = {
+        name: replace(conv, then=tuple(step for step in conv.then if step != "spatial_lrn"))
+        for name, conv in network.convs.items()
+    }
+    denses = {name: replace(dense, dropout=0.0) for name, dense in network.denses.items()}
+    norm = ResponseNorm(size=5, alpha=0.01, sees="all")
+    return replace(network, lrn=norm, spatial_lrn=None, convs=convs, denses=denses)
 
 
-def _pair(network: Network) -> tuple[torch.nn.Sequential, reference.Reference]:
-    """Stock's and the reference, float64, with the same weights."""
-    torch.manual_seed(0)
-    stock, other = build(network).double(), reference.Reference(network)
-    other.copy_weights(_parameters(stock))
-    return stock, other
-
-
-def _parameters(model: torch.nn.Sequential) -> list[tuple[str, str, torch.nn.Parameter]]:
-    return [(layer, kind, torch.nn.Parameter(weights)) for layer, kind, weights in layer_parameters(model)]
+def _reference(network: Network, stock: torch.nn.Sequential) -> reference.Reference:
+    """With the same weights."""
+    other = reference.Reference(network)
+    other.copy_weights([(layer, kind, torch.nn.Parameter(weights)) for layer, kind, weights in layer_parameters(stock)])
+    return other
 
 
 def test_forward_equals_the_reference_where_torch_has_the_modules(little: Path) -> None:
     network = _without_differences(load(little).network)
-    stock, other = _pair(network)
+    torch.manual_seed(0)
+    stock = build(network).double()
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
-    expected = other(images, {}).detach()
+    expected = _reference(network, stock)(images, {}).detach()
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(stock(images), expected, rtol=0, atol=1e-12 * expected.abs().max().item())
     # In-column norms are another function: the test would notice.
     assert network.lrn is not None
     own_columns = replace(network, lrn=replace(network.lrn, sees="column"))
-    assert (_pair(own_columns)[1](images, {}) - expected).abs().max() > 1e-9
-
-
-def test_what_is_otherwise_is_said(little: Path) -> None:
-    network = load(little).network
-    assert len(left_out(network)) == 3
-    assert not left_out(_without_differences(network))
+    assert (_reference(own_columns, stock)(images, {}) - expected).abs().max() > 1e-9
+    # What is otherwise is said.
+    assert len(left_out(load(little).network)) == 3 and not left_out(network)
 
 
 def test_updates_equal_the_papers_while_the_rate_stands_still(little: Path, tmp_path: Path) -> None:
     config = load(little, [f"runs_folder={tmp_path}", "train.report_every_steps=1000"])
     config = replace(config, network=_without_differences(config.network))
+    torch.manual_seed(1)
     training = Training(config, RunFolder(config), MACHINE)
     training.model.double()
-    other = reference.Reference(config.network)
-    other.copy_weights(_parameters(training.model))
-    steps = {key: torch.zeros_like(other.parameter(*key)) for key in _keys(config.network)}
+    other = _reference(config.network, training.model)
+    keys = [(layer.name, kind) for layer in layers(config.network) for kind in ("weights", "biases")]
+    steps = {key: torch.zeros_like(other.parameter(*key)) for key in keys}
     images, labels = torch.randn(3, 8, 3, 32, 32, dtype=torch.float64), torch.randint(2, (3, 8))
     for batch, answers in zip(images, labels, strict=True):
         training._step(batch, answers, Sums())
         loss = F.cross_entropy(other(batch, {}), answers)
         gradients = torch.autograd.grad(loss, [other.parameter(*key) for key in steps])
         for (key, step), gradient in zip(steps.items(), gradients, strict=True):
-            weights = key[1] == "weights"
-            reference.paper_update(
-                other.parameter(*key),
-                step,
-                gradient,
-                rate=0.02 if weights else 0.04,
-                momentum=0.9,
-                decay=0.0005 if weights else 0.0,
-            )
+            rate, decay = (0.02, 0.0005) if key[1] == "weights" else (0.04, 0.0)
+            reference.paper_update(other.parameter(*key), step, gradient, rate=rate, momentum=0.9, decay=decay)
     for layer, kind, parameter in layer_parameters(training.model):
         torch.testing.assert_close(parameter, other.parameter(layer, kind), rtol=1e-9, atol=1e-12)
-
-
-def _keys(network: Network) -> list[tuple[str, str]]:
-    return [(layer.name, kind) for layer in layers(network) for kind in ("weights", "biases")]
 
 
 def test_rates_are_those_of_the_schedule() -> None:
@@ -128,7 +104,7 @@ def test_rates_are_those_of_the_schedule() -> None:
     ours = Stages(schedule)
     for epoch in np.linspace(0, 91, 183):
         for layer, kind in (("conv1", "weights"), ("conv1", "biases"), ("fc6", "weights"), ("fc6", "biases")):
-            assert rate(schedule.stages, epoch, layer, kind) == ours.rates(epoch).of(layer, kind)
+            assert stock_rate(schedule.stages, epoch, layer, kind) == ours.rates(epoch).of(layer, kind)
 
 
 def test_pictures_are_those_of_the_data_set(little: Path) -> None:
@@ -151,21 +127,12 @@ def test_views_equal_the_reference(little: Path, mean: Any) -> None:
     crops = TrainingCrops(replace(config, augment=settings))
     whole = torch.stack([crops.whole(row) for row in range(3)])
     seen = views(whole, crops.mean_SSC, 32, settings, 10)
+    mean_image, scale = np.load(crops.folder / crops.manifest["pixel_mean_file"]), config.augment.pixel_scale
     places = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
-    expected = [
-        reference.preprocessed(
-            whole[:, y : y + 32, x : x + 32].numpy(),
-            np.load(crops.folder / crops.manifest["pixel_mean_file"]),
-            np.array([[y, x]] * 3),
-            mean=mean,
-            mirror_B=np.full(3, mirrored),
-            scale=config.augment.pixel_scale,
-        )
-        for y, x in places
-        for mirrored in (False, True)
-    ]
-    assert len(seen) == 10
-    for got, wanted in zip(seen, expected, strict=True):
+    for got, ((y, x), mirrored) in zip(seen, itertools.product(places, (False, True)), strict=True):
+        images, mirror = whole[:, y : y + 32, x : x + 32].numpy(), np.full(3, mirrored)
+        offsets = np.array([[y, x]] * 3)
+        wanted = reference.preprocessed(images, mean_image, offsets, mean=mean, mirror_B=mirror, scale=scale)
         np.testing.assert_allclose(got.numpy(), wanted, rtol=0, atol=1e-5)
     (centre,) = views(whole, crops.mean_SSC, 32, settings, 1)
     assert torch.equal(centre, seen[8])
@@ -202,109 +169,90 @@ def test_training_crops_are_random_mirrored_and_noisy(little: Path) -> None:
 def _run(little: Path, name: str, *words: str) -> Path:
     """A run of the command in this process."""
     assert main(["stock", str(little), f"name={name}", "--threads", "1", *words]) == 0
-    config = load(little)
-    return Path(config.runs_folder) / f"{name}_stock"
+    return Path(load(little).runs_folder) / f"{name}_stock"
 
 
-def test_a_whole_run_and_what_it_leaves(little: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = _run(little, "whole")
-    result = json.loads((folder / "result.json").read_text())
+def _result(folder: Path) -> Any:
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(little: Path) -> Path:
+    return _run(little, "whole")
+
+
+def test_a_whole_run_and_what_it_leaves(little: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = _result(whole)
     assert result["step"] == 3 * 4 and result["epochs"] == 3
-    for views_ in ("validation", "ten_views"):
-        assert result[views_]["images"] == 12
-        assert 0 <= result[views_]["top1_error"] <= 1
-    reports = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for tested in (result["validation"], result["ten_views"]):
+        assert tested["images"] == 12 and 0 <= tested["top1_error"] <= 1
+    before = (whole / "log.jsonl").read_bytes()
+    reports = [json.loads(line) for line in before.splitlines()]
     kinds = [report["kind"] for report in reports]
     assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("evaluation") == 3
-    rates = {
-        report["step"]: (report["weights_rate"], report["biases_rate"])
-        for report in reports
-        if "weights_rate" in report
-    }
+    rates = {one["step"]: (one["weights_rate"], one["biases_rate"]) for one in reports if "weights_rate" in one}
     assert rates[6] == (0.02, 0.04) and rates[8] == (0.002, 0.04)  # the rate falls after 1.5 epochs of 4 steps
-    assert "ten views" in capsys.readouterr().out
-    before = (folder / "log.jsonl").read_bytes()
     assert main(["stock", str(little), "name=whole"]) == 0
     assert "complete" in capsys.readouterr().out
-    assert (folder / "log.jsonl").read_bytes() == before
+    assert (whole / "log.jsonl").read_bytes() == before
 
 
 def test_a_report_shows_it_beside_ours(
-    little: Path, bold: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, bold: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = _run(little, "shown")
-    [record] = read_records([folder])
+    [record] = read_records([whole])
     assert record.stock and record.fingerprint
     assert [one["step"] for one in record.tested] == [4, 8, 12] and record.train[-1]["step"] == 12
     assert record.totals.images == 3 * 30 and record.totals.seconds["compute"] > 0
-    result = json.loads((folder / "result.json").read_text())
     errors = [record.errors(views_) for views_ in (1, 10)]
-    assert [one and one.top1 for one in errors] == [result[key]["top1_error"] for key in ("validation", "ten_views")]
-    ours = replace(record, stock=False)
-    groups = group_runs([ours, record])
+    tested = [_result(whole)[key]["top1_error"] for key in ("validation", "ten_views")]
+    assert [one and one.top1 for one in errors] == tested
+    groups = group_runs([replace(record, stock=False), record])
     assert len(groups) == 2, "no other seed of the same"
     assert [(one.path, one.after) for one in groups[1].differences] == [("trained by", "stock PyTorch")]
-    assert report([str(bold.folder), str(folder), "--no-neighbours", "--out", str(tmp_path / "report")]) == 0
+    assert report([str(bold.folder), str(whole), "--no-neighbours", "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "shown_stock" in page and "stock PyTorch" in page
+    assert "whole_stock" in page and "stock PyTorch" in page
     capsys.readouterr()
-    assert report([str(folder), "--out", str(tmp_path / "none")]) == 2
+    assert report([str(whole), "--out", str(tmp_path / "none")]) == 2
     assert "is a run of `cluster.reproduce stock`" in capsys.readouterr().err
 
 
-def test_stopped_and_given_again_it_ends_as_if_never_stopped(little: Path) -> None:
-    whole = _run(little, "never")
+def test_stopped_and_given_again_it_ends_as_if_never_stopped(
+    little: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stopped = _run(little, "once", "train.epochs=1", "--workers", "0")
-    assert json.loads((stopped / "result.json").read_text())["epochs"] == 1
+    assert _result(stopped)["epochs"] == 1
+    content = (stopped / CHECKPOINT).read_bytes()
+    (stopped / CHECKPOINT).write_bytes(content[:1000])
+    assert main(["stock", str(little), "name=once"]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    (stopped / CHECKPOINT).write_bytes(content)
     assert _run(little, "once") == stopped
-    ends = [torch.load(folder / CHECKPOINT, weights_only=True) for folder in (whole, stopped)]
-    for name, weights in ends[0]["model"].items():
-        assert torch.equal(weights, ends[1]["model"][name]), name
-    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, stopped)]
-    assert results[0]["ten_views"] == results[1]["ten_views"]
+    assert "ten views" in capsys.readouterr().out
+    first, second = (torch.load(folder / CHECKPOINT, weights_only=True)["model"] for folder in (whole, stopped))
+    assert all(torch.equal(weights, second[name]) for name, weights in first.items())
+    assert _result(whole)["ten_views"] == _result(stopped)["ten_views"]
     with pytest.raises(UserError, match=r"once_stock is a run of `cluster\.reproduce stock`"):
         find_checkpoint(stopped, pytest.fail)
     assert runs(["show", str(stopped)]) == 0
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(little: Path) -> None:
-    command = [sys.executable, "-m", "cluster.reproduce", "stock", str(little), "name=broken", "train.epochs=2000"]
-    log = little.parent / "runs" / "broken_stock" / "log.jsonl"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    process = subprocess.Popen(
-        [*command, "--workers", "1", "--threads", "1"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    end = time.monotonic() + 120
-    while not (log.exists() and '"evaluation"' in log.read_text()):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "interrupted: the same command goes on from what is there"
-    assert "Traceback" not in errors
+def test_ctrl_c_leaves_a_run_that_goes_on(little: Path, tmp_path: Path) -> None:
+    words = ("stock", str(little), "name=broken", "train.epochs=2000", "--workers", "1", "--threads", "1")
+    folder = Path(load(little).runs_folder) / "broken_stock"
+    log, run = folder / "log.jsonl", Run(tmp_path, "broken", module="reproduce", arguments=words)
+    run.wait_for(lambda: log.exists() and '"evaluation"' in log.read_text())
+    run.interrupt()
+    assert run.finish(120) == 130
+    assert run.text.strip().splitlines()[-1] == "interrupted: the same command goes on from what is there"
+    assert "Traceback" not in run.text
     assert json.loads(log.read_text().splitlines()[-1])["ended"] == "stopped"
-    saved = torch.load(log.parent / CHECKPOINT, weights_only=True)["epochs"]
+    saved = torch.load(folder / CHECKPOINT, weights_only=True)["epochs"]
     assert saved >= 1
     _run(little, "broken", f"train.epochs={saved + 1}")
-    result = json.loads((log.parent / "result.json").read_text())
-    assert result["epochs"] == saved + 1
-    assert [one["workers"] for one in result["machines"]] == [1, 0], "its times are of both"
-
-
-def test_a_damaged_checkpoint_is_said(little: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = _run(little, "damaged", "train.epochs=1")
-    file = folder / CHECKPOINT
-    file.write_bytes(file.read_bytes()[:1000])
-    assert main(["stock", str(little), "name=damaged"]) == 2
-    assert "is damaged" in capsys.readouterr().err
+    assert _result(folder)["epochs"] == saved + 1
+    assert [one["workers"] for one in _result(folder)["machines"]] == [1, 0], "its times are of both"
 
 
 def test_configs_that_torch_cannot_follow_are_refused(little: Path, capsys: pytest.CaptureFixture[str]) -> None:
