@@ -29,7 +29,7 @@ TOLERANCE = 1e-12
 sums differ in their last bits: float64 has 16 digits, a few thousand terms and five updates cost two or three of them. Any real
 mistake changes the third digit or an earlier one."""
 
-IMAGES, MARGIN = 8, 6  # per batch over all replicas; stored images are this much larger than the crops
+IMAGES, MARGIN = 8, 6  # per batch; stored images are this much larger than the crops
 MOMENTUM, DECAY, NOISE = 0.9, 0.03, 0.25
 
 
