@@ -179,7 +179,8 @@ def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:
 
 def limit_seconds(group: dist.ProcessGroup) -> float:
     """How long a rank waits for another in a collective of this group."""
-    seconds: float = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+    backend: Any = group._get_backend(torch.device("cpu"))
+    seconds: float = backend.options._timeout.total_seconds()
     return seconds
 
 
