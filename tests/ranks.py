@@ -22,15 +22,18 @@ def run_ranks(
 ) -> list[Any]:
     """[function(rank, *args) for each rank], each in a process of its own with the default process group set up.
 
-    function: importable by name (the processes are spawned). Its result travels through torch.save. Raises RuntimeError with the
+    function: importable by name. Its result travels through torch.save. Raises RuntimeError with the
     traceback of the rank that failed first, and TimeoutError if the ranks are not done in time; no process is left behind.
     """
-    spawn = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])  # imported once for all ranks of all tests
     # This process keeps the store, on a port that the system chooses: nobody can take the port in between.
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            spawn.Process(target=_rank, args=(function, rank, world_size, store.port, folder, time_limit_seconds, args))
+            context.Process(
+                target=_rank, args=(function, rank, world_size, store.port, folder, time_limit_seconds, args)
+            )
             for rank in range(world_size)
         ]
         for process in processes:

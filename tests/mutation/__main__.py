@@ -1,0 +1,164 @@
+"""Puts small faults into the code, one by one, and runs the tests that are meant to see them.
+
+python -m tests.mutation alexnet/loss.py workers/data    modules or folders of targets.toml
+python -m tests.mutation --all --sample 30               thirty mutants of each module
+python -m tests.mutation --planted                       the faults of planted.toml, each of which a test must see
+python -m tests.mutation --planted plateau "bf16 loss"   some of them
+
+The code is copied; nothing here changes. A mutant counts as seen if a test fails, or if the tests take ten times as long
+as without it. Those that change nothing which could be seen stand in equivalent.txt (`file: old -> new`) and are left out.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.mutants import Mutant, mutants
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+LEAST_LIMIT_SECONDS = 120.0
+
+
+@dataclass
+class Trial:
+    """One fault and the tests that should see it. line: what is said of it."""
+
+    file: str
+    source: str
+    tests: list[str]
+    line: str
+    seconds: float = 0.0
+    seen: bool = False
+
+
+def copy_of_the_code(folder: Path) -> None:
+    files = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def run(tests: list[str], folder: Path, limit_seconds: float) -> tuple[bool, float]:
+    """(whether the tests failed or were cut off, seconds). A fork of this process: it has imported torch already."""
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.chdir(folder)
+        os.environ["PYTHONPATH"] = str(folder)
+        sys.path.insert(0, str(folder))
+        for name in [
+            name for name in sys.modules if name.split(".")[0] in ("tests", "configs", "alexnet", "workers", "cluster")
+        ]:
+            del sys.modules[name]
+        output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os._exit(int(pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-q", *tests])))
+    status = None
+    while status is None and time.monotonic() - started < limit_seconds:
+        done, ended = os.waitpid(pid, os.WNOHANG)
+        status = ended if done else None
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # what the tests may have left, and the tests themselves if they were too slow
+    if status is None:
+        os.waitpid(pid, 0)
+    return status != 0, time.monotonic() - started
+
+
+def attempt(trials: list[Trial], folder: Path) -> None:
+    """Each in turn, told as it ends."""
+    limits: dict[tuple[str, ...], float] = {}
+    for number, trial in enumerate(trials, 1):
+        key = tuple(trial.tests)
+        if key not in limits:
+            failed, seconds = run(trial.tests, folder, 3600)
+            if failed:
+                sys.exit(
+                    f"error: without any fault these fail: {' '.join(trial.tests)}\n{(folder / 'output.txt').read_text()[-3000:]}"
+                )
+            limits[key] = max(LEAST_LIMIT_SECONDS, 10 * seconds)
+        place = folder / trial.file
+        whole = place.read_text()
+        place.write_text(trial.source)
+        trial.seen, trial.seconds = run(trial.tests, folder, limits[key])
+        place.write_text(whole)
+        print(
+            f"{number}/{len(trials)} {'seen  ' if trial.seen else 'UNSEEN'} {trial.seconds:6.1f} s  {trial.line}",
+            flush=True,
+        )
+
+
+def mutations(wanted: list[str], everything: bool, sample: int, seed: int) -> list[Trial]:
+    targets: dict[str, list[str]] = tomllib.loads((HERE / "targets.toml").read_text())
+    chosen = [
+        file for file in targets if everything or any(file == one or file.startswith(f"{one}/") for one in wanted)
+    ]
+    if not chosen:
+        sys.exit("error: none of these is in tests/mutation/targets.toml; it has " + ", ".join(targets))
+    equivalent = Counter((HERE / "equivalent.txt").read_text().splitlines())
+
+    def same(file: str, mutant: Mutant) -> bool:
+        return f"{file}: {str(mutant).split(': ', 1)[1]}" in equivalent
+
+    trials = []
+    for file in chosen:
+        every = [mutant for mutant in mutants((ROOT / file).read_text()) if not same(file, mutant)]
+        some = random.Random(seed).sample(every, min(sample or len(every), len(every)))
+        trials += [
+            Trial(file, one.source, targets[file], f"{file}:{one}") for one in sorted(some, key=lambda one: one.line)
+        ]
+    return trials
+
+
+def planted(names: list[str]) -> list[Trial]:
+    trials = []
+    for fault in tomllib.loads((HERE / "planted.toml").read_text())["fault"]:
+        source = (ROOT / fault["file"]).read_text()
+        assert source.count(fault["old"]) == 1, f"{fault['name']}: not once in {fault['file']}: {fault['old']}"
+        if not names or fault["name"] in names:
+            changed = source.replace(fault["old"], fault["new"])
+            trials.append(Trial(fault["file"], changed, fault["tests"], f"{fault['name']}: {' '.join(fault['tests'])}"))
+    return trials
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", help="files or folders of the code; with --planted, names of faults")
+    parser.add_argument("--all", action="store_true", help="every module of targets.toml")
+    parser.add_argument("--planted", action="store_true", help="the faults of planted.toml")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="N mutants of each module, chosen by --seed")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    trials = planted(given.what) if given.planted else mutations(given.what, given.all, given.sample, given.seed)
+    import torch  # noqa: F401 - for all the forks
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy_of_the_code(Path(folder))
+        attempt(trials, Path(folder))
+    tried, seen = Counter(trial.file for trial in trials), Counter(trial.file for trial in trials if trial.seen)
+    for file, count in tried.items():
+        print(f"{file:40} {seen[file]:4} of {count:4} seen: {100 * seen[file] / count:3.0f} %")
+    return 0 if all(trial.seen for trial in trials) or not given.planted else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
