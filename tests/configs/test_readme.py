@@ -50,7 +50,7 @@ def test_row_and_header(file: Path) -> None:
 
 
 def test_numbers_that_the_sources_give() -> None:
-    """The one-GPU net's by hand from layers-145-half.cfg; the two-column net's in test_facts.py."""
+    """The one-GPU net's by hand from layers-145-half.cfg; the two-column net's in test_geometry.py."""
     conv = {
         "conv1": (48, 3 * 11**2, 55**2),
         "conv2": (128, 48 * 5**2, 27**2),
