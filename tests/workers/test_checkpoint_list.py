@@ -236,7 +236,7 @@ def test_newest_are_kept_and_leftovers_removed(alone: dist.ProcessGroup, tmp_pat
         ([1, 2, 3, 4], {"keep": 3}, [2, 3, 4]),
         # A run that was set back by hand goes on below those that were left lying: the one just saved is never pruned.
         ([50, 60, 55], {}, [55, 60]),
-        ([50, 60, 55, 20], {}, [20, 60]),
+        ([50, 60, 55, 20], {}, [20, 55, 60]),
         # The best by the error of its own weights: those of steps 3 and 5 still carry the one of the evaluation before.
         ([(1, 0.5, 1), (2, 0.3, 2), (3, 0.3, 2), (4, 0.4, 4), (5, 0.1, 4), (6, 0.35, 6), (7, 0.31, 7)], {}, [2, 6, 7]),
         ([(1, 0.5, 1), (2, 0.3, 2), (3, 0.3, 2), (4, 0.4, 4)], {"keep_best": False}, [3, 4]),
