@@ -1,4 +1,5 @@
 import os
+import random
 import re
 import signal
 import subprocess
@@ -6,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
+import torch
 
 # A shell starts what it puts into the background deaf to Ctrl-C, and all that the tests start would be so too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,6 +49,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skips that tests/skips.txt does not name; they fail CI")
         for line in unexpected_skips:
             terminalreporter.line(line)
+
+
+def pytest_runtest_setup() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

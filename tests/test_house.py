@@ -1,4 +1,4 @@
-"""Rules of the house: who may import whom, what stays light to import, and how long a file may be."""
+"""Rules of the house: who may import whom, what stays light to import, how long a file may be. Each test names all offenders."""
 
 import ast
 import subprocess
@@ -6,23 +6,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("configs", "alexnet", "workers", "cluster")
 """From the ground up: each may import those before it and itself."""
 LONGEST = 350
-
-FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
-DATA_PATH = [file for file in FILES if file.is_relative_to(ROOT / "workers" / "data")]
-
-
-def name_of(file: Path) -> str:
-    return str(file.relative_to(ROOT))
-
-
-def module_of(file: Path) -> str:
-    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+FILES = {
+    str(file.relative_to(ROOT)): file.read_text()
+    for package in PACKAGES
+    for file in sorted((ROOT / package).rglob("*.py"))
+}
+FEED = "workers/data/feed.py"
 
 
 def imports(source: str) -> Iterator[tuple[int, str]]:
@@ -42,62 +35,47 @@ def wrong_imports(source: str, forbidden: set[str]) -> list[str]:
 
 def opened_files(source: str) -> list[str]:
     """`line: what` for everything that reads or writes files."""
-    found = wrong_imports(source, {"pathlib", "io", "os", "shutil", "tempfile"})
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            if (
-                called == "open"
-                or called.split(".")[-1] in ("save", "fromfile", "tofile", "memmap")
-                or called == "torch.load"
-            ):
-                found.append(f"{node.lineno}: {called}")
-    return found
+    calls = [
+        (node.lineno, ast.unparse(node.func)) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)
+    ]
+    opening = [
+        f"{line}: {called}"
+        for line, called in calls
+        if called in ("open", "torch.load") or called.split(".")[-1] in ("save", "fromfile", "tofile", "memmap")
+    ]
+    return wrong_imports(source, {"pathlib", "io", "os", "shutil", "tempfile"}) + opening
+
+
+def forbidden_in(name: str) -> set[str]:
+    """Packages further up; and what is too heavy, or not this package's business."""
+    package = name.split("/")[0]
+    forbidden = {*PACKAGES[PACKAGES.index(package) + 1 :], "tests"}
+    if package == "configs" or name.startswith("workers/data/"):
+        forbidden |= {"torch", "ray"} - ({"ray"} if name == FEED else set())
+    return forbidden | ({"ray"} if package == "alexnet" else set())
 
 
 def test_the_rules_find_what_they_forbid() -> None:
     source = "import os\nif 1:\n    def f():\n        from ray.util import x\n        open('a')\n        torch.save(1, 'a')\n"
     assert wrong_imports(source, {"ray"}) == ["4: ray.util"]
     assert opened_files(source) == ["1: os", "5: open", "6: torch.save"]
+    assert "importing json loads ['json']" in loaded(["ast", "json"], ["json"])
+    assert {name.split("/")[0] for name in FILES} == set(PACKAGES) and FEED in FILES
 
 
-def test_all_packages_are_there() -> None:
-    assert {file.relative_to(ROOT).parts[0] for file in FILES} == set(PACKAGES)
-
-
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_imports_point_down(file: Path) -> None:
-    own = PACKAGES.index(file.relative_to(ROOT).parts[0])
-    above = {*PACKAGES[own + 1 :], "tests"}
-    assert not wrong_imports(file.read_text(), above)
-
-
-@pytest.mark.parametrize("file", [file for file in FILES if file.is_relative_to(ROOT / "configs")], ids=name_of)
-def test_configs_need_neither_torch_nor_ray(file: Path) -> None:
-    assert not wrong_imports(file.read_text(), {"torch", "ray"})
-
-
-@pytest.mark.parametrize("file", [file for file in FILES if file.is_relative_to(ROOT / "alexnet")], ids=name_of)
-def test_alexnet_knows_no_ray_and_opens_no_files(file: Path) -> None:
-    source = file.read_text()
-    assert not wrong_imports(source, {"ray"})
-    assert not opened_files(source)
-
-
-@pytest.mark.parametrize("file", DATA_PATH, ids=name_of)
-def test_data_path_imports_no_torch_and_only_its_feed_ray(file: Path) -> None:
-    forbidden = {"torch"} if file.name == "feed.py" else {"torch", "ray"}
-    assert not wrong_imports(file.read_text(), forbidden)
-
-
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_files_are_short(file: Path) -> None:
-    lines = len(file.read_text().splitlines())
-    assert lines <= LONGEST, f"{lines} lines; a file is one concept, so move one of two out"
+def test_files_are_short_and_import_what_they_may() -> None:
+    offenders = []
+    for name, source in FILES.items():
+        offenders += [f"{name}:{found} is imported" for found in wrong_imports(source, forbidden_in(name))]
+        if name.startswith("alexnet/"):
+            offenders += [f"{name}:{found} opens a file" for found in opened_files(source)]
+        if (lines := len(source.splitlines())) > LONGEST:
+            offenders.append(f"{name}: {lines} lines; a file is one concept, so move one of two out")
+    assert not offenders, "\n".join(offenders)
 
 
 def loaded(modules: list[str], heavy: list[str]) -> str:
-    """Which of the heavy packages are loaded after importing each of the modules, in a process of its own."""
+    """Which of the heavy packages are loaded after importing each of the modules in turn, in a process of its own."""
     program = (
         "import importlib, sys\n"
         f"for module in {modules!r}:\n"
@@ -109,30 +87,20 @@ def loaded(modules: list[str], heavy: list[str]) -> str:
     return process.stderr
 
 
-def has_main(file: Path) -> bool:
-    return any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in ast.parse(file.read_text()).body)
-
-
-ENTRY_POINTS = [file for file in FILES if file.is_relative_to(ROOT / "cluster") and has_main(file)]
-
-
-@pytest.mark.parametrize("file", ENTRY_POINTS, ids=name_of)
-def test_entry_points_start_without_torch_and_ray(file: Path) -> None:
-    """So that a mistake in a setting, and `--help`, do not take seconds."""
-    assert not loaded([module_of(file)], ["torch", "ray"])
-
-
-def test_loading_is_noticed() -> None:
-    assert "importing json loads ['json']" in loaded(["ast", "json"], ["json"])
-
-
-def test_data_path_loads_no_torch_through_others() -> None:
-    """All modules at once; a data worker is a process that should stay small."""
-    feed = [module_of(file) for file in DATA_PATH if file.name == "feed.py"]
-    others = [module_of(file) for file in DATA_PATH if file.name != "feed.py"]
-    assert others
-    assert not loaded(others, ["torch", "ray"])
-    assert not loaded(feed, ["torch"])
+def test_entry_points_and_the_data_path_start_without_torch_and_ray() -> None:
+    """So that a mistake in a setting, and `--help`, do not take seconds; and so that data workers stay small."""
+    entry_points = [
+        name
+        for name, source in FILES.items()
+        if name.startswith("cluster/")
+        and any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in ast.parse(source).body)
+    ]
+    data_path = [name for name in FILES if name.startswith("workers/data/")]
+    assert len(entry_points) > 5 and len(data_path) > 5
+    module_of = {name: name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in FILES}
+    light = [module_of[name] for name in (*entry_points, *data_path) if name != FEED]
+    assert not loaded(light, ["torch", "ray"])
+    assert not loaded([module_of[FEED]], ["torch"])
 
 
 def test_alexnet_needs_only_torch_and_numpy() -> None:

@@ -45,12 +45,24 @@ def found(settings: Augment, *, double: bool = False, **training: np.ndarray) ->
 TRAINING: dict[str, Any] = {"mirror_B": MIRROR, "colour_BC": COLOUR, "noisy_B": NOISY}
 
 
-@pytest.mark.parametrize("mean", MEANS)
+NOISE = ColourNoise(strength=0.25)
+
+
+@pytest.mark.parametrize(
+    ("settings", "divisor"),
+    [
+        *((Augment(mean=mean, colour_noise=NOISE), 1.25) for mean in MEANS),
+        (Augment(colour_noise=replace(NOISE, rescale=False)), 1.0),
+        (Augment(colour_noise=None), 1.0),
+        (Augment(pixel_scale=0.5, colour_noise=NOISE), 1.25),
+    ],
+)
 @pytest.mark.parametrize("given", [(), ("mirror_B",), ("mirror_B", "colour_BC"), ("mirror_B", "colour_BC", "noisy_B")])
-def test_equals_a_loop_over_images(mean: Any, given: tuple[str, ...]) -> None:
-    settings = Augment(mean=mean, colour_noise=ColourNoise(strength=0.25))
+def test_equals_a_loop_over_images(settings: Augment, divisor: float, given: tuple[str, ...]) -> None:
+    """In training and, with nothing given, in testing."""
     training = {name: TRAINING[name] for name in given}
-    expected = reference.preprocessed(IMAGES, MEAN, OFFSETS, mean=mean, divisor=1.25, **training)
+    how: dict[str, Any] = {"mean": settings.mean, "divisor": divisor, "scale": settings.pixel_scale}
+    expected = reference.preprocessed(IMAGES, MEAN, OFFSETS, **how, **training)
     np.testing.assert_allclose(found(settings, **training), expected, rtol=0, atol=ROUNDING)
 
 
@@ -63,19 +75,6 @@ def test_maps_lie_in_memory_as_the_images_do(last: bool) -> None:
     given = module(torch.from_numpy(IMAGES), torch.from_numpy(OFFSETS))
     assert given.is_contiguous(memory_format=layout)
     assert model(given).is_contiguous(memory_format=layout)
-
-
-@pytest.mark.parametrize("noise", [ColourNoise(strength=0.25, rescale=False), None])
-def test_without_rescaling(noise: ColourNoise | None) -> None:
-    expected = reference.preprocessed(IMAGES, MEAN, OFFSETS, mean="centre", divisor=1.0, **TRAINING)
-    np.testing.assert_allclose(found(Augment(colour_noise=noise), **TRAINING), expected, rtol=0, atol=ROUNDING)
-
-
-def test_pixel_scale_multiplies_everything_in_training_and_testing() -> None:
-    settings = Augment(pixel_scale=0.5, colour_noise=ColourNoise(strength=0.25))
-    for training in ({}, TRAINING):
-        expected = reference.preprocessed(IMAGES, MEAN, OFFSETS, mean="centre", divisor=1.25, scale=0.5, **training)
-        np.testing.assert_allclose(found(settings, **training), expected, rtol=0, atol=ROUNDING)
 
 
 def test_double_means_double_throughout() -> None:
@@ -122,8 +121,6 @@ def test_colour_basis_of_a_data_set() -> None:
     # The paper's eigenvalues, for pixels from 0 to 1: 0.1 * 100 / 255**2 of 255 levels.
     literal = colour_basis(replace(noise, scale="eigenvalue"), STATISTICS)
     np.testing.assert_allclose(literal, 0.1 / 255 * np.stack([100 * z, 400 * x, 2500 * y], axis=1))
-
-
-def test_colour_basis_takes_rounding_below_zero_for_zero() -> None:
+    # Rounding below zero is taken for zero.
     grey = replace(STATISTICS, eigenvalues=(-1e-9, 0.0, 9.0))
     assert np.isfinite(colour_basis(ColourNoise(), grey)).all()

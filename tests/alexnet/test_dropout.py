@@ -21,16 +21,12 @@ KEYS = torch.from_numpy(UNSIGNED.view(np.int64))
 @pytest.mark.parametrize("layer", [0, 5, 6, 40])
 @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
 def test_equals_numpy_bitwise(layer: int, dropout: float) -> None:
-    expected = reference.dropout_mask(UNSIGNED, layer, 300, dropout)
-    assert 0 < expected.mean() < 1
-    assert np.array_equal(keep_mask(KEYS, layer, 0, 300, dropout).numpy(), expected)
-
-
-def test_extreme_keys_equal_numpy_bitwise() -> None:
-    """Sign bits: torch has no uint64 arithmetic, and its right shift of a negative number fills with ones."""
-    extreme = np.array([0, 1, 2**63 - 1, 2**63, 2**64 - 1], np.uint64)
-    found = keep_mask(torch.from_numpy(extreme.view(np.int64)), 6, 0, 500, 0.5)
-    assert np.array_equal(found.numpy(), reference.dropout_mask(extreme, 6, 500, 0.5))
+    """Sign bits too: torch has no uint64 arithmetic, and its right shift of a negative number fills with ones."""
+    for unsigned in (UNSIGNED, np.array([0, 1, 2**63 - 1, 2**63, 2**64 - 1], np.uint64)):
+        expected = reference.dropout_mask(unsigned, layer, 500, dropout)
+        assert 0 < expected.mean() < 1
+        found = keep_mask(torch.from_numpy(unsigned.view(np.int64)), layer, 0, 500, dropout)
+        assert np.array_equal(found.numpy(), expected)
 
 
 def test_slices_of_units_and_images_are_slices_of_the_mask() -> None:
@@ -81,11 +77,8 @@ def test_training_does_not_rescale_and_testing_halves() -> None:
     kept = torch.from_numpy(reference.dropout_mask(UNSIGNED, 5, 64, 0.5))
     assert torch.equal(module.train()(features, KEYS), torch.where(kept, features, torch.zeros(())))
     assert torch.equal(module.eval()(features, None), features * 0.5)
-
-
-def test_training_without_keys_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="keys_B"):
-        Dropout(0.5, layer=5, first_unit=0, units=4).train()(torch.zeros(2, 4), None)
+        module.train()(features, None)
 
 
 def test_network_in_testing_form_halves_the_units_outputs() -> None:
@@ -99,9 +92,8 @@ def test_network_in_testing_form_halves_the_units_outputs() -> None:
     plain = dataclasses.replace(network, denses={"fc2": dataclasses.replace(network.denses["fc2"], dropout=0.0)})
     model, halved = AlexNet(network).eval(), AlexNet(plain).eval()
     with torch.no_grad():
-        for layer, kind, parameter in halved.parameter_layers():
-            if layer == "classifier" and kind == "weights":
-                parameter.mul_(0.5)
+        [weights] = (p for layer, kind, p in halved.parameter_layers() if (layer, kind) == ("classifier", "weights"))
+        weights.mul_(0.5)
         images = torch.randn(3, 3, 6, 6, generator=torch.Generator().manual_seed(2))
         assert torch.equal(model(images), halved(images))
         assert not torch.equal(model(images), AlexNet(plain)(images))

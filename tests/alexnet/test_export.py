@@ -20,9 +20,9 @@ from tests.parity.variants import VARIANTS
 ALL = {**CASES, **VARIANTS}
 
 
-def images(name: str, count: int = 3) -> Tensor:
+def images(name: str) -> Tensor:
     side = ALL[name].network.input_size
-    return torch.from_numpy(np.random.default_rng(1).normal(0, 60, (count, 3, side, side)))
+    return torch.from_numpy(np.random.default_rng(1).normal(0, 60, (3, 3, side, side)))
 
 
 def model_of(name: str) -> AlexNet:
@@ -42,17 +42,19 @@ def test_logits_are_ours_and_the_reference_s(name: str) -> None:
     assert float((found - theirs).abs().max()) <= allowed
 
 
-def test_weights_are_copies_under_plain_names() -> None:
+def test_weights_are_copies_under_plain_names_in_modules_of_torch() -> None:
     model = model_of("complete")
     plain = plain_module(model)
-    state = plain.state_dict()
     named = {f"{layer}.{kind[:-1].replace('biase', 'bias')}": value for layer, kind, value in model.parameter_layers()}
-    assert {name: tuple(value.shape[:2]) for name, value in state.items()} == {
-        name: tuple(value.shape[:2]) for name, value in named.items()
-    }
+    shapes = ({name: value.shape[:2] for name, value in values.items()} for values in (plain.state_dict(), named))
+    assert next(shapes) == next(shapes)
     with torch.no_grad():
         next(plain.parameters()).zero_()
     assert model.parameter_layers()[0][2].detach().abs().sum() > 0
+    for module in (plain, plain_module(model_of("four columns"))):
+        kinds = {type(part) for part in module.modules()}
+        assert {kind.__module__.split(".")[0] for kind in kinds} == {"torch"}
+        assert {nn.Conv2d, nn.Linear, nn.LocalResponseNorm, nn.MaxPool2d} <= kinds
 
 
 def test_it_follows_the_model_s_type_and_computes_gradients() -> None:
@@ -61,13 +63,6 @@ def test_it_follows_the_model_s_type_and_computes_gradients() -> None:
     plain(inputs).square().sum().backward()
     assert inputs.grad is not None and inputs.grad.dtype == torch.float32 and float(inputs.grad.abs().sum()) > 0
     assert all(parameter.grad is not None for parameter in plain.parameters())
-
-
-def test_all_modules_are_torch_s() -> None:
-    for name in ("complete", "four columns"):
-        kinds = {type(module) for module in plain_module(model_of(name)).modules()}
-        assert {kind.__module__.split(".")[0] for kind in kinds} == {"torch"}
-        assert {nn.Conv2d, nn.Linear, nn.LocalResponseNorm, nn.MaxPool2d} <= kinds
 
 
 def test_saved_by_torch_it_loads_where_there_is_only_torch(tmp_path: Path) -> None:

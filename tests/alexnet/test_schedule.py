@@ -1,37 +1,120 @@
-"""Rates of original.yaml at the authors' epochs, and the plateau rule on made-up error rates."""
+"""Rates of the built-in configs at the authors' epochs, and the plateau rule on made-up error rates."""
 
 import json
+from typing import Any
 
 import pytest
 
-from alexnet.schedule import Plateau, Stages, make_schedule
+from alexnet.schedule import Plateau, Stages, as_stages, make_schedule
 from configs.loader import load
-from configs.schema import LayerRates, PlateauSchedule, Stage, StageSchedule
+from configs.schema import DiscreteExponentialSchedule, Ladder, LayerRates, PlateauSchedule, Stage, StageSchedule
 
-# (epoch, conv1's weights and biases, the others'), from the authors' notes on the ILSVRC-2012 run of net #145.
-ORIGINAL = [
-    (0, (0.01, 0.02), (0.01, 0.02)),
-    (24.9, (0.01, 0.02), (0.01, 0.02)),
-    (25, (0.001, 0.02), (0.001, 0.02)),
-    (50.99, (0.001, 0.02), (0.001, 0.02)),
-    (51, (0.0001, 0.02), (0.0001, 0.02)),
-    (60, (0.0001, 0.02), (0.0001, 0.02)),
-    (67, (0.00001, 0.02), (0.0001, 0.02)),
-    (71.999, (0.00001, 0.02), (0.0001, 0.02)),
-    (72, (0.0, 0.0), (0.0001, 0.02)),
-    (79, (0.0, 0.0), (0.00001, 0.02)),
-    (90.9, (0.0, 0.0), (0.00001, 0.02)),
-]
+# name: [(epoch, conv1's weights and biases, conv2's, the classifier's)], written out from the authors' notes
+RATES: dict[str, list[tuple[Any, ...]]] = {
+    # The ILSVRC-2012 run of net #145.
+    "original": [
+        *((epoch, (0.01, 0.02), (0.01, 0.02), (0.01, 0.02)) for epoch in (0, 24.9)),
+        *((epoch, (0.001, 0.02), (0.001, 0.02), (0.001, 0.02)) for epoch in (25, 50.99)),
+        *((epoch, (0.0001, 0.02), (0.0001, 0.02), (0.0001, 0.02)) for epoch in (51, 60)),
+        *((epoch, (0.00001, 0.02), (0.0001, 0.02), (0.0001, 0.02)) for epoch in (67, 71.999)),
+        (72, (0.0, 0.0), (0.0001, 0.02), (0.0001, 0.02)),
+        *((epoch, (0.0, 0.0), (0.00001, 0.02), (0.00001, 0.02)) for epoch in (79, 90.9)),
+    ],
+    # layer-params-145-2010.cfg:165-176
+    "original_2010": [
+        (22.9, (0.01, 0.02), (0.01, 0.02), (0.01, 0.02)),
+        (23, (0.001, 0.002), (0.001, 0.002), (0.001, 0.002)),
+        (51, (0.0001, 0.002), (0.0001, 0.002), (0.0001, 0.002)),
+        (68, (0.00001, 0.002), (0.0001, 0.002), (0.0001, 0.002)),
+        (72, (0.0, 0.0), (0.0001, 0.002), (0.0001, 0.002)),
+        (92.9, (0.0, 0.0), (0.00001, 0.002), (0.00001, 0.002)),
+    ],
+    # run4.sh
+    "scripted": [
+        (21.9, (0.01, 0.02), (0.01, 0.02), (0.01, 0.02)),
+        (22, (0.001, 0.002), (0.001, 0.002), (0.001, 0.002)),
+        (49, (0.0001, 0.002), (0.0001, 0.002), (0.0001, 0.002)),
+        (66, (0.00001, 0.002), (0.00001, 0.002), (0.0001, 0.002)),
+        (73, (0.0, 0.0), (0.0, 0.0), (0.0001, 0.002)),
+        (81, (0.0, 0.0), (0.0, 0.0), (0.00001, 0.002)),
+    ],
+    # layer-params-146-2012-2011.cfg
+    "fine_tuned": [
+        (0, (0.0001, 0.02), (0.001, 0.02), (0.001, 0.02)),
+        (0.24, (0.0001, 0.02), (0.001, 0.02), (0.01, 0.02)),
+        (5, (0.00001, 0.02), (0.001, 0.02), (0.01, 0.02)),
+        (7, (0.0, 0.0), (0.001, 0.02), (0.01, 0.02)),
+        (9, (0.0, 0.0), (0.001, 0.02), (0.001, 0.02)),
+        (22, (0.0, 0.0), (0.0001, 0.02), (0.0001, 0.02)),
+        (53, (0.0, 0.0), (0.00001, 0.02), (0.00001, 0.02)),
+    ],
+    # layer-params-146-2011.cfg: 0.001 on conv layers, 0.01 on fc
+    "fall2011": [(0, (0.001, 0.02), (0.001, 0.02), (0.01, 0.02)), (6, (0.001, 0.02), (0.001, 0.02), (0.001, 0.02))],
+    # layer-params-conv-local-11pct.cfg: epsW falls, epsB stays
+    "cifar10_11pct": [
+        (449, (0.001, 0.002), (0.001, 0.002), (0.001, 0.002)),
+        (450, (0.0001, 0.002), (0.0001, 0.002), (0.0001, 0.002)),
+        (469, (0.00001, 0.002), (0.00001, 0.002), (0.00001, 0.002)),
+    ],
+}
 
 
-@pytest.mark.parametrize(("epoch", "conv1", "others"), ORIGINAL)
-def test_original(epoch: float, conv1: tuple[float, float], others: tuple[float, float]) -> None:
-    config = load("original.yaml")
-    rates = make_schedule(config.schedule).rates(epoch)
-    assert (rates.of("conv1", "weights"), rates.of("conv1", "biases")) == conv1
-    for layer in [*config.network.convs, *config.network.denses, "classifier"]:
-        if layer != "conv1":
-            assert (rates.of(layer, "weights"), rates.of(layer, "biases")) == others
+@pytest.mark.parametrize("name", RATES)
+def test_rates(name: str) -> None:
+    config = load(name)
+    schedule = make_schedule(config.schedule)
+    for epoch, *expected in RATES[name]:
+        rates = schedule.rates(epoch)
+        found = {layer: (rates.of(layer, "weights"), rates.of(layer, "biases")) for layer in config.network.convs}
+        classifier = (rates.of("classifier", "weights"), rates.of("classifier", "biases"))
+        assert [found["conv1"], found["conv2"], classifier] == expected, epoch
+        if name == "original":  # all layers but the first have the same
+            denses = {(rates.of(layer, "weights"), rates.of(layer, "biases")) for layer in config.network.denses}
+            assert {*found.values(), *denses} - {found["conv1"]} <= {classifier}
+
+
+def test_conv6_has_bias_rates_of_its_own() -> None:
+    for name, rate in (("fall2009", 0.002), ("fall2011", 0.002), ("fine_tuned", 0.022), ("fine_tuned_2009", 0.002)):
+        rates = make_schedule(load(name).schedule).rates(0)
+        assert rates.of("conv6", "biases") == rate, name
+
+
+@pytest.mark.parametrize(
+    ("epoch", "weights", "biases"),
+    [
+        # 0.01 / 250 ** (i / 3), as the notes have them to eight digits; a quarter of 95 epochs each.
+        (0, 0.01, 0.02),
+        (23.7, 0.01, 0.02),
+        (23.8, 0.0015874011, 0.02),
+        (47.4, 0.0015874011, 0.02),
+        (47.6, 0.00025198421, 0.002),
+        (71.3, 0.00004, 0.002),
+        (94.99, 0.00004, 0.002),
+        (200, 0.00004, 0.002),
+    ],
+)
+def test_discrete_exponential(epoch: float, weights: float, biases: float) -> None:
+    """layer-params-170.cfg: schedW, schedB, and the rates that the notes of its restart name."""
+    rates = make_schedule(load("dexp").schedule).rates(epoch)
+    assert rates.of("fc6", "weights") == pytest.approx(weights, rel=1e-7)
+    assert rates.of("fc6", "biases") == pytest.approx(biases, rel=1e-12)
+    frozen = epoch >= 74
+    assert (rates.of("conv1", "weights") == 0) == (rates.of("conv1", "biases") == 0) == frozen
+
+
+def test_freezing_at_the_edge_of_a_step_and_two_layers_at_once() -> None:
+    settings = DiscreteExponentialSchedule(
+        kind="discrete_exponential",
+        over_epochs=4,
+        weights=Ladder(first=1.0, divided_by=4, steps=2),
+        biases=Ladder(first=1.0, divided_by=1, steps=4),
+        frozen_from={"a": 2, "b": 2, "c": 3},
+    )
+    stages = as_stages(settings).stages
+    assert [stage.from_epoch for stage in stages] == [0, 1, 2, 3]
+    assert [stage.weights for stage in stages] == [1.0, None, 0.25, None]
+    assert [stage.biases for stage in stages] == [1.0] * 4
+    assert [sorted(stage.layers) for stage in stages] == [[], [], ["a", "b"], ["c"]]
 
 
 def test_a_layers_own_rate_holds_until_the_layer_is_named_again() -> None:
@@ -76,14 +159,9 @@ def test_plateau_state_survives_a_round_trip_at_every_moment() -> None:
     errors = [0.9, 0.8, 0.81, 0.795, 0.7, 0.7, 0.7, 0.7]
     whole = observed(Plateau(PLATEAU), *errors)
     assert whole == [0, 0, 0, 1, 1, 1, 2, 2]
-    for cut in range(1, len(errors)):
+    for cut in range(len(errors)):
         first, second = Plateau(PLATEAU), Plateau(PLATEAU)
         observed(first, *errors[:cut])
-        second.load(json.loads(json.dumps(first.state())))
+        state = first.state()
+        second.load(json.loads(json.dumps(state)) if cut else state)
         assert observed(second, *errors[cut:]) == whole[cut:]
-
-
-def test_plateau_state_before_the_first_evaluation() -> None:
-    plateau = Plateau(PLATEAU)
-    plateau.load(Plateau(PLATEAU).state())
-    assert observed(plateau, 1.0, 1.0, 1.0) == [0, 0, 1]

@@ -66,9 +66,6 @@ def test_a_network_that_says_the_same_of_all_classes_is_right_about_the_first_al
     found = tally(np.full((IMAGES, CLASSES), 1 / CLASSES))
     assert [one["top1_error"] for one in found.by_class()[:-1]] == [0.0, *[1.0] * (CLASSES - 2)]
     assert found.errors()["loss"] == pytest.approx(np.log(CLASSES), rel=1e-12)
-
-
-def test_what_is_no_number_counts_as_wrong() -> None:
     assert tally(np.full((IMAGES, CLASSES), np.nan)).errors()["top5_error"] == 1.0
 
 

@@ -23,10 +23,6 @@ def test_built_in_files_load_and_make_a_round_trip(name: str, tmp_path: Path) ->
     assert load(tmp_path / "saved.yaml") == config
 
 
-def test_original_and_paper_are_built_in() -> None:
-    assert {"original.yaml", "paper.yaml"} <= set(BUILT_IN)
-
-
 def test_defaults_and_numbers_with_an_exponent(small: Path) -> None:
     config = load(small)
     assert config.schedule.kind == "stages"
@@ -34,14 +30,6 @@ def test_defaults_and_numbers_with_an_exponent(small: Path) -> None:
     assert (config.network.columns, config.train.batch_size, config.optimizer.momentum) == (2, 128, 0.9)
     for text, value in (("1e-3", 1e-3), ("2E2", 200.0), ("+1e-3", 1e-3), ("5.e-1", 0.5), ("1.5e+0", 1.5)):
         assert load(small, [f"optimizer.weight_decay={text}"]).optimizer.weight_decay == value
-
-
-def test_order_of_layers_is_the_files(small: Path) -> None:
-    config = load(small, ["network.convs.a_late_one={maps: 2, kernel: 1}"])
-    assert list(config.network.convs) == ["conv1", "conv2", "a_late_one"]
-
-
-# Overrides
 
 
 @pytest.mark.parametrize("setting", ["name", "data.path", "checkpoint.folder"])
@@ -80,10 +68,12 @@ def test_overrides(small: Path) -> None:
             "schedule.stages.0.weights=0.5",
             "augment.colour_noise=null",
             "checkpoint.every_steps=3",  # of a section that the file does not have
+            "network.convs.a_late_one={maps: 2, kernel: 1}",
             "name=a=b",
             "name=other",
         ],
     )
+    assert list(config.network.convs) == ["conv1", "conv2", "a_late_one"]
     assert (config.train.epochs, config.train.steps, config.name) == (None, 7, "other")
     assert config.network.convs["conv1"].then == ("activation", "pool")
     assert config.schedule.kind == "stages" and config.schedule.stages[0].weights == 0.5
@@ -103,16 +93,10 @@ def test_overrides_that_cannot_be_applied(small: Path) -> None:
     ]
 
 
-# Bases
-
-
 def test_base_is_overlaid_and_null_removes_a_layer(small: Path) -> None:
-    file = written(
-        small.parent,
-        "over.yaml",
-        "base: small.yaml\nname: over\nnetwork: {convs: {conv1: {maps: 4}, conv2: null, conv3: {maps: 2, kernel: 1}}}\n",
-    )
-    config = load(file)
+    convs = "{conv1: {maps: 4}, conv2: null, conv3: {maps: 2, kernel: 1}}"
+    text = f"base: small.yaml\nname: over\nnetwork: {{convs: {convs}}}\n"
+    config = load(written(small.parent, "over.yaml", text))
     assert config.name == "over"
     assert list(config.network.convs) == ["conv1", "conv3"]
     assert (config.network.convs["conv1"].maps, config.network.convs["conv1"].kernel) == (4, 3)
@@ -124,6 +108,8 @@ def test_base_of_a_base_and_a_built_in_base(tmp_path: Path) -> None:
     config = load(written(tmp_path, "two.yaml", "base: one.yaml\nname: two\ntrain: {seed: 2}\n"))
     assert (config.name, config.train.seed, config.train.batch_size, config.train.epochs) == ("two", 2, 64, 90)
     assert config.network == load("paper.yaml").network
+    variant = load(written(tmp_path, "mine.yaml", "base: six_convs.yaml\nname: mine\n"))
+    assert variant.network == load("six_convs").network
 
 
 def test_another_kind_of_schedule_does_not_inherit(small: Path) -> None:
@@ -133,18 +119,11 @@ def test_another_kind_of_schedule_does_not_inherit(small: Path) -> None:
     assert (schedule.weights, schedule.biases) == (0.5, 0.01)
 
 
-def test_bases_that_lead_in_a_circle(tmp_path: Path) -> None:
-    written(tmp_path, "a.yaml", "base: b.yaml\n")
-    written(tmp_path, "b.yaml", "base: a.yaml\n")
-    assert "`base` leads back to this file" in refused(tmp_path / "a.yaml")[0]
-    assert "leads back" in refused(written(tmp_path, "self.yaml", "base: self.yaml\n"))[0]
-
-
-def test_base_that_is_not_there(tmp_path: Path) -> None:
-    assert "base: no such file nowhere.yaml" in refused(written(tmp_path, "a.yaml", "base: nowhere.yaml\n"))[0]
-
-
-# Files that cannot be read
+def test_bases_that_lead_in_a_circle_or_nowhere(tmp_path: Path) -> None:
+    for name, base in (("a", "b"), ("b", "a"), ("self", "self"), ("lost", "nowhere")):
+        written(tmp_path, f"{name}.yaml", f"base: {base}.yaml\n")
+    for name, told in (("a", "leads back to this file"), ("self", "leads back"), ("lost", "no such file nowhere.yaml")):
+        assert told in refused(tmp_path / f"{name}.yaml")[0] and "base" in refused(tmp_path / f"{name}.yaml")[0]
 
 
 def test_missing_file_lists_the_built_in_ones() -> None:
@@ -159,11 +138,6 @@ def test_built_in_experiments_are_found_by_name_and_other_files_beside_them_are_
     assert load("variants/no_exchange.yaml") == load("no_exchange") == load("no_exchange.yaml")
     folders = {file.parent.name for file in loader.built_in()}
     assert folders == {"configs", "variants"}
-
-
-def test_base_is_found_among_the_variants(tmp_path: Path) -> None:
-    config = load(written(tmp_path, "mine.yaml", "base: six_convs.yaml\nname: mine\n"))
-    assert config.network == load("six_convs").network
 
 
 @pytest.mark.parametrize(

@@ -32,30 +32,25 @@ def test_every_config_has_its_row_and_every_row_its_config() -> None:
 
 
 @pytest.mark.parametrize("file", built_in(), ids=lambda file: file.stem)
-def test_row(file: Path) -> None:
+def test_row_and_header(file: Path) -> None:
+    """What to expect, how long it takes, and a command that names this file; and the run has the file's name."""
     _, what, source, error, parameters, macs, command = ROWS[file.stem]
-    made = make_plan(load(file), 0, None)
+    config, top = load(file), header(file)
+    made = make_plan(config, 0, None)
     assert (parameters, macs) == (f"{made.parameters:,}", f"{made.macs:,}")
     assert command == f"`python -m cluster.train {file.name}`"
     assert what and source and error
-
-
-@pytest.mark.parametrize("file", built_in(), ids=lambda file: file.stem)
-def test_header(file: Path) -> None:
-    """What to expect, how long it takes, and a command that names this file; and the run has the file's name."""
-    top = header(file)
-    for words in ("Expected", "Hardware and time"):
-        assert words in top
+    assert "Expected" in top and "Hardware and time" in top
     command = "python -m cluster.train" + ("" if file.stem == "demo" else f" {file.name}")
     assert re.search(rf"Run: +{re.escape(command)}(?![\w.])", top)
-    assert load(file).name == file.stem
+    assert config.name == file.stem
     # Each number of the table's errors stands in the header too, rounded or not.
-    for number in re.findall(r"\d+\.\d+", ROWS[file.stem][3]):
+    for number in re.findall(r"\d+\.\d+", error):
         assert number in top, number
 
 
 def test_numbers_that_the_sources_give() -> None:
-    """The one-GPU net's by hand from layers-145-half.cfg; the two-column net's in test_facts.py."""
+    """The one-GPU net's by hand from layers-145-half.cfg; the two-column net's in test_geometry.py."""
     conv = {
         "conv1": (48, 3 * 11**2, 55**2),
         "conv2": (128, 48 * 5**2, 27**2),

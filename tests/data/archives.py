@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import pickle
 import tarfile
 import zipfile
 import zlib
@@ -15,6 +16,9 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
+
+from workers.data.ingest import Source
+from workers.data.sources import SourceItem
 
 TEST_DATA = Path(os.environ.get("ALEXNET_TEST_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()
 PHOTOS = TEST_DATA / "imagenet-sample"
@@ -85,17 +89,8 @@ def meta_mat(synsets: dict[str, str], counts: dict[str, int], contest: str) -> b
         (1001, "n00015388", "animal, animate being", "a living organism", len(leaves), leaves, 9, 0),
         (1002, "n00001740", "entity", "that which is", 1, np.array([1001]), 10, 0),
     ]
-    names = [
-        f"{contest}_ID",
-        "WNID",
-        "words",
-        "gloss",
-        "num_children",
-        "children",
-        "wordnet_height",
-        "num_train_images",
-    ]
-    table = np.empty((len(rows), 1), dtype=[(name, object) for name in names])
+    names = ["WNID", "words", "gloss", "num_children", "children", "wordnet_height", "num_train_images"]
+    table = np.empty((len(rows), 1), dtype=[(name, object) for name in (f"{contest}_ID", *names)])
     table[:, 0] = rows
     file = io.BytesIO()
     scipy.io.savemat(file, {"synsets": table})
@@ -230,6 +225,20 @@ def tiny_imagenet(path: Path, per_class: int = 4) -> dict[str, dict[str, tuple[i
             archive.writestr(f"{top}/test/images/test_{n}.JPEG", jpeg(n))
         archive.writestr(f"{top}/val/val_annotations.txt", annotations)
     return images
+
+
+def read_all(source: Source, split: str, rows: int = 4) -> list[SourceItem]:
+    """All items of a split, read the way tasks do: by a copy of the source that was sent over."""
+    copy = pickle.loads(pickle.dumps(source))
+    return [item for chunk in source.chunks(split, rows) for item in copy.read(pickle.loads(pickle.dumps(chunk)))]
+
+
+def read(source: Source, split: str, rows: int = 4) -> dict[str, tuple[int, bytes]]:
+    """Key -> (label, file) of a split, in order, where all are good."""
+    items = read_all(source, split, rows)
+    assert not [item.problem for item in items if item.problem]
+    assert len({item.key for item in items}) == len(items)
+    return {item.key: (item.label, item.data) for item in items}
 
 
 def hash_of(*parts: object) -> int:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,27 @@ from workers.data.shards import Record, ShardInfo, write_shard
 SIZE = 4
 """Side of the many rows' images: 48 bytes each."""
 VALIDATION_ROWS = 100
+
+
+def manifest(image_size: int, train: Iterable[ShardInfo], **changes: Any) -> Manifest:
+    """Of these training shards, with zeros for statistics."""
+    shards, zeros = tuple(train), (0.0, 0.0, 0.0)
+    made = Manifest(
+        image_size=image_size,
+        source="a test",
+        classes=("a",),
+        splits={"train": split_of(shards)},
+        rgb_mean=zeros,
+        rgb_covariance=(zeros, zeros, zeros),
+        rgb_eigenvalues=zeros,
+        rgb_eigenvectors=(zeros, zeros, zeros),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def split_of(shards: Iterable[ShardInfo]) -> SplitInfo:
+    infos = tuple(shards)
+    return SplitInfo(shards=infos, rows=sum(info.rows for info in infos))
 
 
 def as_raw(folder: Path, out: Path) -> Path:
@@ -32,8 +54,8 @@ def as_raw(folder: Path, out: Path) -> Path:
                 images.decode_into(row, buffer)
                 yield Record(key=images.key(row), label=images.label(row), image=buffer.tobytes())
 
-        infos = tuple(write_shard(out / f"{split}-{start}.arrow", rows(start)) for start in range(0, len(images), 7))
-        splits[split] = SplitInfo(shards=infos, rows=len(images))
+        starts = range(0, len(images), 7)
+        splits[split] = split_of(write_shard(out / f"{split}-{start}.arrow", rows(start)) for start in starts)
     shutil.copy(folder / PIXEL_MEAN_FILE, out)
     dataclasses.replace(manifest, encoding="raw", splits=splits).write(out)
     return out
@@ -55,24 +77,12 @@ def many_rows(folder: Path, rows: int, shard_rows: int = 4096) -> Config:
         return write_shard(folder / f"{split}-{start:07}.arrow", records)
 
     starts = range(0, rows, shard_rows)
-    train = tuple(shard("train", start, min(start + shard_rows, rows)) for start in starts)
-    validation = (shard("validation", 0, VALIDATION_ROWS),)
-    zeros = (0.0, 0.0, 0.0)
+    train = split_of(shard("train", start, min(start + shard_rows, rows)) for start in starts)
+    validation = split_of([shard("validation", 0, VALIDATION_ROWS)])
     np.save(folder / PIXEL_MEAN_FILE, np.zeros((SIZE, SIZE, 3), np.float32))
-    Manifest(
-        image_size=SIZE,
-        encoding="raw",
-        source="a test",
-        classes=tuple(f"class {number}" for number in range(1000)),
-        splits={
-            "train": SplitInfo(shards=train, rows=rows),
-            "validation": SplitInfo(shards=validation, rows=VALIDATION_ROWS),
-        },
-        rgb_mean=zeros,
-        rgb_covariance=(zeros, zeros, zeros),
-        rgb_eigenvalues=zeros,
-        rgb_eigenvectors=(zeros, zeros, zeros),
-    ).write(folder)
+    classes = tuple(f"class {number}" for number in range(1000))
+    splits = {"train": train, "validation": validation}
+    manifest(SIZE, (), encoding="raw", classes=classes, splits=splits).write(folder)
     return config_of(folder)
 
 

@@ -2,15 +2,12 @@
 
 import dataclasses
 import pickle
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from configs.schema import ColourNoise, Config
 from tests.data.made_up import as_raw
@@ -18,10 +15,11 @@ from tests.workers import by_hand
 from workers.data.data_worker import DataWorker, Replaced
 from workers.data.dataset import CorruptRecordError
 from workers.data.manifest import Manifest
-from workers.data.shards import CorruptShardError, Shard
-from workers.program import Program, Request
+from workers.data.shards import CorruptShardError
+from workers.program import Request
 
 CROP, OFFSETS, ROWS = 32, by_hand.SIZE - 32 + 1, 30
+SPLITS = ("train", "validation")
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +29,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def files(folder: Path, split: str) -> list[Path]:
-    """In the order of class and name, which is that of the rows."""
-    return sorted((folder / "pictures" / split).rglob("*.jpg"))
+@pytest.fixture(scope="module")
+def pictures(folder: Path) -> dict[str, list[np.ndarray]]:
+    """Of each split, decoded, in the order of class and name, which is that of the rows."""
+    return {split: [decoded(path) for path in sorted((folder / "pictures" / split).rglob("*.jpg"))] for split in SPLITS}
 
 
-def with_seed(config: Config, seed: int) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+def decoded(path: Path) -> np.ndarray:
+    pixels: np.ndarray = simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
+    return pixels
+
+
+def with_train(config: Config, **changes: Any) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
 
 
 def train(start: int, count: int) -> Request:
     return Request(split="train", start=start, count=count)
+
+
+def validation(start: int, count: int) -> Request:
+    return Request(split="validation", start=start, count=count)
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -63,37 +71,36 @@ def damage(folder: Path, source: Path) -> Path:
     raise LookupError(source)
 
 
-def test_training_batch_is_what_decoding_and_cutting_by_hand_gives(folder: Path) -> None:
+def test_training_batch_is_what_decoding_and_cutting_by_hand_gives(
+    folder: Path, pictures: dict[str, list[np.ndarray]]
+) -> None:
     """Over the edge of an epoch, with chunks that begin before the batch does."""
     seed, start, count, shared = 5, 17, 29, 4
-    worker = DataWorker(with_seed(by_hand.config(folder, crop_shared_by=shared), seed), "worker")
+    worker = DataWorker(with_train(by_hand.config(folder, crop_shared_by=shared), seed=seed), "worker")
     batch = worker.batch(train(start, count))
     assert batch["decoded"] == count
     assert batch["seconds"] > 0
     assert batch["replaced"] == []
-    pictures = files(folder, "train")
     orders = [by_hand.order(seed, epoch, ROWS) for epoch in range(2)]
     for number in range(count):
         epoch, position = divmod(start + number, ROWS)
         row = orders[epoch][position]
         y, x = by_hand.crop(seed, epoch, position // shared, OFFSETS)
-        whole = simplejpeg.decode_jpeg(pictures[row].read_bytes(), "RGB")
-        np.testing.assert_array_equal(batch["images"][number], whole[y : y + CROP, x : x + CROP])
+        cut = pictures["train"][row][y : y + CROP, x : x + CROP]
+        np.testing.assert_array_equal(batch["images"][number], cut)
         assert batch["labels"][number] == (row >= ROWS // 2)
         assert batch["offsets"][number].tolist() == [y, x]
         assert batch["mirror"][number] == by_hand.mirrored(seed, epoch, position // shared)
         assert int(batch["keys"][number]) % 2**64 == by_hand.key(seed, 6, epoch, position)
 
 
-def test_centre_crops_and_the_same_order_every_epoch(folder: Path) -> None:
+def test_centre_crops_and_the_same_order_every_epoch(folder: Path, pictures: dict[str, list[np.ndarray]]) -> None:
     config = by_hand.config(folder, crop="centre", crop_positions=OFFSETS)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=5, order="same_every_epoch"))
-    worker, pictures = DataWorker(config, "worker"), files(folder, "train")
+    worker = DataWorker(with_train(config, seed=5, order="same_every_epoch"), "worker")
     first, second = worker.batch(train(0, ROWS)), worker.batch(train(ROWS, ROWS))
     centre = (by_hand.SIZE - CROP) // 2
     for number, row in enumerate(by_hand.order(5, 0, ROWS)):
-        whole = simplejpeg.decode_jpeg(pictures[row].read_bytes(), "RGB")
-        cut = whole[centre : centre + CROP, centre : centre + CROP]
+        cut = pictures["train"][row][centre : centre + CROP, centre : centre + CROP]
         np.testing.assert_array_equal(first["images"][number], cut)
     assert (first["offsets"] == centre).all()
     np.testing.assert_array_equal(second["images"], first["images"])
@@ -127,61 +134,34 @@ def test_colour_noise_is_that_of_the_manifest(folder: Path) -> None:
     assert np.abs(components.std(axis=0) - 1).max() < 5 / np.sqrt(1200)
 
 
-def test_any_worker_makes_the_same_batch_in_any_order(folder: Path) -> None:
+def test_any_worker_makes_the_same_batch_in_any_order_and_another_seed_another_one(folder: Path) -> None:
     config = by_hand.config(folder, crop_shared_by=3)
-    one, other = DataWorker(config, "one"), DataWorker(config, "other")
+    one, again, other = (DataWorker(with_train(config, seed=seed), "one") for seed in (0, 0, 1))
     starts = [0, 90, 10, 55, 5]
     first = {start: one.batch(train(start, 12)) for start in starts}
     for start in reversed(starts):
-        same(first[start], other.batch(train(start, 12)))
+        same(first[start], again.batch(train(start, 12)))
+    for name in ("images", "offsets", "mirror", "keys", "colour"):
+        assert (other.batch(train(0, 12))[name] != first[0][name]).any(), name
     assert repr(one) == one.name == "one"
 
 
-def test_other_seed_other_batch(folder: Path) -> None:
-    config = by_hand.config(folder)
-    one, other = (DataWorker(with_seed(config, seed), "worker").batch(train(0, 20)) for seed in (0, 1))
-    for name in ("images", "offsets", "mirror", "keys", "colour"):
-        assert (one[name] != other[name]).any(), name
-
-
-def test_validation_is_the_centre_of_each_picture_in_order(folder: Path) -> None:
-    batch = DataWorker(by_hand.config(folder), "worker").batch(Request(split="validation", start=5, count=7))
-    pictures = files(folder, "validation")
-    assert batch.keys() == {"images", "labels", "offsets", "decoded", "seconds", "replaced"}
-    assert batch["decoded"] == 7
-    for number, path in enumerate(pictures[5:12]):
-        whole = simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
-        np.testing.assert_array_equal(batch["images"][number], whole[4:36, 4:36])
-    assert batch["labels"].tolist() == [0, 1, 1, 1, 1, 1, 1]
+def test_validation_is_the_centre_of_each_picture_in_order_and_views_are_cut_from_whole_ones(
+    folder: Path, pictures: dict[str, list[np.ndarray]]
+) -> None:
+    worker, rows = DataWorker(by_hand.config(folder), "worker"), slice(5, 12)
+    batch, views = worker.batch(validation(5, 7)), worker.views_batch(validation(5, 7))
+    assert batch.keys() - views.keys() == {"offsets"}
+    assert views.keys() == {"images", "labels", "decoded", "seconds", "replaced"}
+    whole = np.stack(pictures["validation"][rows])
+    np.testing.assert_array_equal(batch["images"], whole[:, 4:36, 4:36])
+    np.testing.assert_array_equal(views["images"], whole)
     assert batch["offsets"].tolist() == [[4, 4]] * 7
-
-
-def test_views_are_cut_from_whole_validation_images(folder: Path) -> None:
-    worker = DataWorker(by_hand.config(folder), "worker")
-    batch = worker.views_batch(Request(split="validation", start=5, count=7))
-    assert batch.keys() == {"images", "labels", "decoded", "seconds", "replaced"}
-    assert batch["images"].shape == (7, by_hand.SIZE, by_hand.SIZE, 3) and batch["decoded"] == 7
-    for number, path in enumerate(files(folder, "validation")[5:12]):
-        np.testing.assert_array_equal(batch["images"][number], simplejpeg.decode_jpeg(path.read_bytes(), "RGB"))
-    assert batch["labels"].tolist() == [0, 1, 1, 1, 1, 1, 1] and batch["labels"].dtype == np.int64
+    for made in (batch, views):
+        assert made["decoded"] == 7
+        assert made["labels"].tolist() == [0, 1, 1, 1, 1, 1, 1] and made["labels"].dtype == np.int64
     with pytest.raises(ValueError, match="views are for testing"):
         worker.views_batch(train(0, 3))
-
-
-def test_a_first_batch_opens_the_shards_of_its_rows_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    begin = Shard.__init__
-
-    def noted(shard: Shard, path: Path) -> None:
-        opened.append(path.name)
-        begin(shard, path)
-
-    monkeypatch.setattr(Shard, "__init__", noted)
-    worker = DataWorker(by_hand.config(folder), "worker")
-    assert not opened
-    worker.batch(train(0, 2))
-    rows = by_hand.order(0, 0, ROWS)[:2]
-    assert sorted(opened) == sorted({f"train-{row // 8}.arrow" for row in rows})
 
 
 def test_another_picture_stands_in_for_a_damaged_one_and_everything_else_stays(tmp_path: Path) -> None:
@@ -197,8 +177,8 @@ def test_another_picture_stands_in_for_a_damaged_one_and_everything_else_stays(t
     worker = DataWorker(config, "worker")
     batch = worker.batch(train(0, ROWS))
     y, x = batch["offsets"][position]
-    picture = simplejpeg.decode_jpeg(source[other].read_bytes(), "RGB")
-    np.testing.assert_array_equal(batch["images"][position], picture[y : y + CROP, x : x + CROP])
+    picture = decoded(source[other])[y : y + CROP, x : x + CROP]
+    np.testing.assert_array_equal(batch["images"][position], picture)
     assert batch["labels"][position] == (other >= ROWS // 2)
     elsewhere = np.arange(ROWS) != position
     for name in ("images", "labels"):
@@ -217,7 +197,7 @@ def test_another_picture_stands_in_for_a_damaged_one_and_everything_else_stays(t
     assert [record.row for record in later] == [row]
 
 
-def test_one_that_stands_in_may_be_damaged_too(tmp_path: Path) -> None:
+def test_one_that_stands_in_may_be_damaged_too_but_not_all(tmp_path: Path) -> None:
     source = by_hand.make_data_set(tmp_path)["train"]
     row = by_hand.order(0, 0, ROWS)[0]
     chain = [by_hand.key(0, 7, 0, 0, attempt) >> 32 for attempt in range(20)]
@@ -228,11 +208,8 @@ def test_one_that_stands_in_may_be_damaged_too(tmp_path: Path) -> None:
     batch = DataWorker(by_hand.config(tmp_path), "worker").batch(train(0, 1))
     assert {record.row for record in batch["replaced"]} == set(rows[:last])
     assert batch["labels"][0] == (rows[last] >= ROWS // 2)
-
-
-def test_where_hardly_any_image_is_whole_it_is_an_error(tmp_path: Path) -> None:
-    for source in by_hand.make_data_set(tmp_path)["train"]:
-        damage(tmp_path, source)
+    for bad in set(range(ROWS)) - set(rows[:last]):
+        damage(tmp_path, source[bad])
     with pytest.raises(CorruptRecordError, match="checksum differs"):
         DataWorker(by_hand.config(tmp_path), "worker").batch(train(0, 1))
 
@@ -241,14 +218,13 @@ def test_nothing_stands_in_for_a_damaged_validation_image(tmp_path: Path) -> Non
     source = by_hand.make_data_set(tmp_path)["validation"]
     damage(tmp_path, source[9])
     worker = DataWorker(by_hand.config(tmp_path), "worker")
-    request = Request(split="validation", start=8, count=3)
     for ask in (worker.batch, worker.views_batch):
         with pytest.raises(CorruptRecordError) as caught:
-            ask(request)
+            ask(validation(8, 3))
         error = pickle.loads(pickle.dumps(caught.value))  # on its way from the data worker to the column
         assert "validation-1.arrow: the image in row 1 (key 'validation/b/003.jpg') is damaged: its check" in str(error)
         assert (error.row, error.key) == (1, "validation/b/003.jpg")
-    assert worker.batch(dataclasses.replace(request, start=10, count=2))["decoded"] == 2
+    assert worker.batch(validation(10, 2))["decoded"] == 2
 
 
 @pytest.mark.parametrize("cut", [True, False])
@@ -269,37 +245,8 @@ def test_raw_pixels_give_the_same_batches(folder: Path, tmp_path: Path) -> None:
     plain = DataWorker(by_hand.config(folder), "plain")
     worker = DataWorker(by_hand.config(tmp_path), "worker")
     assert Manifest.load(raw).encoding == "raw"
-    for request in (train(17, 29), Request(split="validation", start=3, count=5)):
+    for request in (train(17, 29), validation(3, 5)):
         same(worker.batch(request), plain.batch(request))
-
-
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 15), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_validation_is_every_image_once_for_any_batch_replicas_and_workers(
-    folder: Path, replicas: int, workers: int, batch: int, chance: random.Random
-) -> None:
-    """From the program's requests, through the data workers, in the order in which they may happen to answer."""
-    config = by_hand.config(folder)
-    config = dataclasses.replace(
-        config,
-        train=dataclasses.replace(config.train, evaluate_batch_size=batch),
-        cluster=dataclasses.replace(config.cluster, replicas=replicas),
-    )
-    made = [DataWorker(config, f"worker {number}") for number in range(workers)]
-    programs = [Program.of(config, train_rows=ROWS, validation_rows=12, replica=replica) for replica in range(replicas)]
-    items = [list(program.evaluation(3)) for program in programs]
-    assert len({len(each) for each in items}) == 1, "all replicas have as many items"
-    requests = [item.request for each in items for item in each if item.request.count]
-    chance.shuffle(requests)
-    batches = [chance.choice(made).batch(request) for request in requests]
-    assert all(len(each["labels"]) <= batch for each in batches)
-    found = sorted(
-        (int(label), picture.tobytes())
-        for each in batches
-        for picture, label in zip(each["images"], each["labels"], strict=True)
-    )
-    whole = [simplejpeg.decode_jpeg(path.read_bytes(), "RGB")[4:36, 4:36] for path in files(folder, "validation")]
-    assert found == sorted((row // 6, picture.tobytes()) for row, picture in enumerate(whole))
 
 
 def test_pictures_smaller_than_the_crop_are_refused(folder: Path) -> None:

@@ -1,20 +1,22 @@
-"""A split as one array: rows found across shards, pixels stored raw, damage told by record. JPEGs are in test_shards.py too."""
+"""A split as one array: rows found across shards, pixels stored raw, damage told by record, and the check of whole files."""
 
-import dataclasses
+import io
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import given
-from hypothesis import strategies as st
+from PIL import Image
 
-from tests.data.made_up import as_raw
+from configs.errors import UserError
+from tests.data.made_up import as_raw, manifest
+from tests.data.pictures import encode, jpeg
 from tests.workers import by_hand
-from workers.data.dataset import CorruptRecordError, Dataset
-from workers.data.manifest import Manifest, SplitInfo
+from workers.data.dataset import CorruptRecordError, Dataset, verify_checksums
+from workers.data.manifest import Manifest
 from workers.data.shards import CorruptShardError, Record, write_shard
 
 SIZE, ROWS = by_hand.SIZE, 30
@@ -29,21 +31,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def of_one_row(folder: Path, image: bytes, encoding: Any = "jpeg") -> Dataset:
+def of_one_row(folder: Path, image: bytes, encoding: str = "jpeg") -> Dataset:
     """A data set whose only row holds these bytes, with their right checksum."""
     info = write_shard(folder / "train-0.arrow", [Record(key="cat", label=0, image=image)])
-    zeros = (0.0, 0.0, 0.0)
-    manifest = Manifest(
-        image_size=SIZE,
-        source="a test",
-        classes=("a",),
-        splits={"train": SplitInfo(shards=(info,), rows=1)},
-        rgb_mean=zeros,
-        rgb_covariance=(zeros, zeros, zeros),
-        rgb_eigenvalues=zeros,
-        rgb_eigenvectors=(zeros, zeros, zeros),
-    )
-    return Dataset(folder, "train", dataclasses.replace(manifest, encoding=encoding))
+    return Dataset(folder, "train", manifest(SIZE, [info], encoding=encoding))
 
 
 def blank() -> np.ndarray:
@@ -53,6 +44,7 @@ def blank() -> np.ndarray:
 @pytest.mark.parametrize("kind", ["data", "raw"])
 def test_every_row_has_its_pixels_label_and_key(folder: Path, kind: str) -> None:
     dataset, buffer, scratch = Dataset(folder / kind, "train"), blank(), blank()
+    dataset.will_need(range(ROWS))  # announcing changes nothing, pages at the very start and end of each file included
     pictures = sorted((folder / "pictures" / "train").rglob("*.jpg"))
     assert len(dataset) == len(pictures) == ROWS
     for row, path in enumerate(pictures):
@@ -71,25 +63,34 @@ def test_raw_pixels_are_views_and_jpegs_fill_the_scratch(folder: Path) -> None:
     assert Dataset(folder / "data", "train").pixels(3, scratch) is scratch
 
 
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.data())
-def test_rows_are_found_in_shards_of_any_length(lengths: list[int], data: st.DataObject) -> None:
-    """By arithmetic alone; no file is opened."""
-    where = [(shard, row) for shard, length in enumerate(lengths) for row in range(length)]
-    dataset = Dataset.__new__(Dataset)
-    dataset._first_rows = [sum(lengths[:number]) for number in range(len(lengths) + 1)]
-    index = data.draw(st.integers(0, len(where) - 1))
-    number = dataset._number(index)
-    assert (number, index - dataset._first_rows[number]) == where[index]
-    for outside in (-1, len(where)):
-        with pytest.raises(IndexError, match=f"row {outside} of {len(where)}"):
-            dataset._number(outside)
+def test_grey_becomes_rgb(tmp_path: Path) -> None:
+    grey, buffer = Image.open(io.BytesIO(jpeg(1, SIZE, SIZE))).convert("L"), blank()
+    of_one_row(tmp_path, stored := encode(grey, quality=90)).decode_into(0, buffer)
+    # Pillow's libjpeg may differ by rounding; another image differs by far more.
+    assert np.abs(buffer.astype(int) - np.asarray(Image.open(io.BytesIO(stored)).convert("RGB"))).max() <= 2
 
 
-def test_shards_of_these_rows_come_first(folder: Path) -> None:
-    dataset = Dataset(folder / "data", "train")
+@pytest.mark.parametrize("lengths", [(1,), (5, 1, 3), (1, 1, 1, 6, 2)])
+def test_rows_are_found_in_shards_of_any_length(tmp_path: Path, lengths: tuple[int, ...]) -> None:
+    where = [[(shard, row) for row in range(length)] for shard, length in enumerate(lengths)]
+    infos = [
+        write_shard(tmp_path / f"{n}.arrow", [Record(key=str(at), label=n, image=repr(at).encode()) for at in rows])
+        for n, rows in enumerate(where)
+    ]
+    dataset, everywhere = Dataset(tmp_path, "train", manifest(SIZE, infos)), [at for rows in where for at in rows]
+    assert [(dataset.key(row), dataset.jpeg(row).tobytes().decode()) for row in range(len(dataset))] == [
+        (str(at), repr(at)) for at in everywhere
+    ]
+    assert dataset.labels.tolist() == [shard for shard, _ in everywhere]
+    for outside in (-1, len(everywhere)):
+        with pytest.raises(IndexError, match=f"row {outside} of {len(everywhere)}"):
+            dataset.key(outside)
+
+
+def test_shards_of_these_rows_come_first(folder: Path, tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path / "nothing is opened to know that", "train", Manifest.load(folder / "data"))
     names = [shard.file for shard in dataset.shards_of([17, 16, 25, 23])]
     assert names == ["train-2.arrow", "train-3.arrow", "train-0.arrow", "train-1.arrow"]
-    assert not any(dataset._shards), "nothing is opened to know that"
 
 
 def test_a_shard_is_fetched_once_before_it_is_opened(folder: Path) -> None:
@@ -106,13 +107,6 @@ def test_a_shard_is_fetched_once_before_it_is_opened(folder: Path) -> None:
         Dataset(folder / "data", "train", fetch=fails).key(0)
 
 
-def test_announcing_rows_changes_nothing(folder: Path) -> None:
-    dataset, buffer = Dataset(folder / "data", "train"), blank()
-    dataset.will_need(range(ROWS))  # pages at the very start and end of each file too
-    dataset.decode_into(ROWS - 1, buffer)
-    assert buffer.any()
-
-
 @pytest.mark.parametrize(
     ("image", "encoding", "reason"),
     [
@@ -124,10 +118,9 @@ def test_announcing_rows_changes_nothing(folder: Path) -> None:
 )
 def test_a_record_of_another_kind_is_refused(tmp_path: Path, image: bytes, encoding: str, reason: str) -> None:
     dataset = of_one_row(tmp_path, image, encoding)
+    said = rf"train-0\.arrow: the image in row 0 \(key 'cat'\) .*: {reason}\. R"
     for read in (dataset.pixels, dataset.decode_into):
-        with pytest.raises(
-            CorruptRecordError, match=rf"train-0\.arrow: the image in row 0 \(key 'cat'\) .*: {reason}\. R"
-        ):
+        with pytest.raises(CorruptRecordError, match=said):
             read(0, blank())
 
 
@@ -135,19 +128,17 @@ def test_a_record_of_another_kind_is_refused(tmp_path: Path, image: bytes, encod
 def test_every_flipped_bit_of_an_image_is_found_before_it_is_used(folder: Path, tmp_path: Path, kind: str) -> None:
     """Damaged JPEGs often decode to something."""
     path = tmp_path / "train-0.arrow"
-    good = Dataset(folder / kind, "train")
-    image = good.jpeg(5).tobytes()
-    dataset = of_one_row(tmp_path, image, "raw" if kind == "raw" else "jpeg")
+    image = Dataset(folder / kind, "train").jpeg(5).tobytes()
+    written = of_one_row(tmp_path, image, "raw" if kind == "raw" else "jpeg").manifest
     stored = path.read_bytes()
     start = stored.index(image)
     for bit in np.random.default_rng(0).integers(0, 8 * len(image), 50).tolist():
         damaged = bytearray(stored)
         damaged[start + bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        dataset._shards = [None]
         buffer = blank()
         with pytest.raises(CorruptRecordError, match="its checksum differs"):
-            dataset.decode_into(0, buffer)
+            Dataset(tmp_path, "train", written).decode_into(0, buffer)
         assert not buffer.any()
 
 
@@ -155,20 +146,18 @@ def test_the_error_keeps_its_parts_on_the_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(CorruptRecordError("data/train-0.arrow", 3, "cat", "it is 8x8 pixels")))
     assert isinstance(error, CorruptRecordError)
     assert (error.file, error.row, error.key, error.reason) == ("data/train-0.arrow", 3, "cat", "it is 8x8 pixels")
-    assert str(error).startswith(
-        "data/train-0.arrow: the image in row 3 (key 'cat') is damaged: it is 8x8 pixels. Restore"
-    )
+    said = "data/train-0.arrow: the image in row 3 (key 'cat') is damaged: it is 8x8 pixels. Restore"
+    assert str(error).startswith(said)
 
 
-def test_wrong_buffers_are_refused_for_raw_pixels_too(folder: Path) -> None:
-    buffers: tuple[np.ndarray, ...] = (
-        np.zeros((SIZE, SIZE, 4), np.uint8),
-        np.zeros((SIZE, SIZE, 3), np.int8),
-        blank()[::-1],
-    )
-    for buffer in buffers:
-        with pytest.raises(ValueError, match="buffer must be contiguous uint8"):
-            Dataset(folder / "raw", "train").decode_into(0, buffer)
+def test_wrong_buffers_are_refused(folder: Path) -> None:
+    shapes = ((SIZE, SIZE, 4), np.uint8), ((SIZE, SIZE, 3), np.int8), ((SIZE + 1, SIZE, 3), np.uint8)
+    wrong: list[Any] = [np.zeros(shape, kind) for shape, kind in shapes]
+    wrong += [blank()[::-1], np.zeros((SIZE, SIZE, 6), np.uint8)[:, :, ::2]]
+    for kind in ("data", "raw"):
+        for buffer in wrong:
+            with pytest.raises(ValueError, match="buffer must be contiguous uint8"):
+                Dataset(folder / kind, "train").decode_into(0, buffer)
 
 
 def test_a_shard_of_other_rows_than_the_manifest_s_is_no_record_s_fault(tmp_path: Path) -> None:
@@ -177,3 +166,36 @@ def test_a_shard_of_other_rows_than_the_manifest_s_is_no_record_s_fault(tmp_path
     with pytest.raises(CorruptShardError, match="holds 2 rows, the manifest says 1") as caught:
         dataset.key(0)
     assert not isinstance(caught.value, CorruptRecordError)
+
+
+def test_unknown_split_names_those_there_are(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no split 'test'; its splits: train, validation"):
+        Dataset(folder / "data", "test")
+
+
+def test_checksums_name_every_bad_shard(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "data", tmp_path, dirs_exist_ok=True)
+    written, calls = Manifest.load(tmp_path), list[tuple[int, int]]()
+    verify_checksums(tmp_path, written, lambda *progress: calls.append(progress))
+    total = sum(shard.bytes for split in written.splits.values() for shard in split.shards)
+    assert len(calls) == 6 and calls[-1] == (total, total)
+
+    third, second, first = (tmp_path / f"train-{number}.arrow" for number in (2, 1, 0))
+    content = bytearray(third.read_bytes())
+    content[content.index((folder / "pictures/train/b/002.jpg").read_bytes()) + 300] ^= 0x10
+    third.write_bytes(content)
+    with pytest.raises(UserError, match=r"1 of 6 shards .*train-2\.arrow has another checksum"):
+        verify_checksums(tmp_path, written)
+    dataset = Dataset(tmp_path, "train")
+    with pytest.raises(CorruptRecordError, match=r"train-2\.arrow.* row 1 .*'train/b/002\.jpg'.*checksum differs"):
+        dataset.decode_into(17, blank())
+    dataset.decode_into(16, blank())
+
+    first.unlink()
+    second.write_bytes(second.read_bytes() + b"x")
+    with pytest.raises(UserError, match=r"^3 of 6 shards") as caught:
+        verify_checksums(tmp_path, written)
+    message = str(caught.value)
+    assert f"{first.name} is missing" in message
+    assert f"{second.name} has {second.stat().st_size:,} bytes instead of" in message
+    assert f"{third.name} has another checksum" in message

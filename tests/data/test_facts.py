@@ -36,32 +36,29 @@ def same(one: DataFacts, other: DataFacts) -> bool:
     return np.array_equal(*means) and one.to_json() == other.to_json()
 
 
-def test_kept_and_read_again(place: Path, tmp_path: Path) -> None:
-    facts = facts_of(place)
+def kept(folder: Path) -> DataFacts:
+    facts = DataFacts.load(folder)
+    assert facts is not None
+    return facts
+
+
+def test_kept_and_read_again_and_replaced_where_another_or_damaged(place: Path, tmp_path: Path) -> None:
+    facts, file, manifest = facts_of(place), tmp_path / "preprocess.json", Manifest.load(place)
     assert DataFacts.load(tmp_path) is None
     facts.keep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mean.npy", "preprocess.json"]
-    again = DataFacts.load(tmp_path)
-    assert again is not None and same(again, facts)
-    manifest = Manifest.load(place)
+    again = kept(tmp_path)
+    assert same(again, facts)
     assert (again.classes, again.image_size, again.fingerprint) == (("a", "b"), 40, manifest.fingerprint)
     assert again.statistics.eigenvectors == manifest.rgb_eigenvectors
-
-
-def test_what_is_there_is_left_alone_and_what_is_another_or_damaged_replaced(place: Path, tmp_path: Path) -> None:
-    facts, file = facts_of(place), tmp_path / "preprocess.json"
-    facts.keep(tmp_path)
     before = file.stat().st_ino
     facts.keep(tmp_path)
-    assert file.stat().st_ino == before
-    other = dataclasses.replace(facts, fingerprint="another")
-    other.keep(tmp_path)
-    again = DataFacts.load(tmp_path)
-    assert again is not None and again.fingerprint == "another"
+    assert file.stat().st_ino == before, "what is there is left alone"
+    dataclasses.replace(facts, fingerprint="another").keep(tmp_path)
+    assert kept(tmp_path).fingerprint == "another"
     file.write_text("{")
     facts.keep(tmp_path)
-    again = DataFacts.load(tmp_path)
-    assert again is not None and same(again, facts)
+    assert same(kept(tmp_path), facts)
 
 
 @pytest.mark.parametrize("damage", ["cut", "no mean", "other mean", "size", "version", "encoding", "mean of numbers"])

@@ -1,7 +1,6 @@
 """From picture files to stored JPEGs."""
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -35,26 +34,17 @@ def test_fitting_jpeg_is_stored_byte_for_byte(mode: str, progressive: bool) -> N
 @pytest.mark.parametrize(
     "data",
     [
-        encode(picture(48, 64)),
-        encode(picture(20, 30)),
-        encode(picture(33, 32)),
-        encode(picture(400, 300), quality=95),
+        *(encode(picture(*size)) for size in ((48, 64), (20, 30), (33, 32), (1, 1), (400, 300))),
+        *(encode(picture(40, 40), kind) for kind in ("PNG", "WEBP", "TIFF", "BMP", "PPM")),
         encode(picture().convert("CMYK")),
-        encode(picture(40, 40), "PNG"),
         encode(picture(40, 40).convert("RGBA"), "PNG"),
         encode(picture(40, 40).convert("P"), "GIF"),
-        encode(picture(40, 40), "WEBP", quality=100),
-        encode(picture(40, 40), "TIFF"),
-        encode(picture(40, 40), "BMP"),
-        encode(picture(40, 40), "PPM"),
-        encode(picture(1, 1)),
     ],
 )
 def test_anything_else_becomes_a_full_colour_jpeg_of_the_size(data: bytes) -> None:
     stored = to_stored_jpeg(data, SIZE)
     assert stored.jpeg != data
-    height, width, colours, sampling = simplejpeg.decode_jpeg_header(stored.jpeg)
-    assert (height, width, colours, sampling) == (SIZE, SIZE, "YCbCr", "444")
+    assert simplejpeg.decode_jpeg_header(stored.jpeg) == (SIZE, SIZE, "YCbCr", "444")
     # The statistics must be those of what the data workers will see.
     assert np.array_equal(stored.pixels, simplejpeg.decode_jpeg(stored.jpeg, "RGB"))
 
@@ -96,33 +86,19 @@ def test_enlarging_is_pillow_s_cubic_interpolation(height: int, width: int) -> N
     assert np.array_equal(to_square(encode(image, "PNG"), SIZE), expected)
 
 
-def test_shrinking_averages_areas() -> None:
-    """Single-pixel stripes become even grey; nearest-neighbour or sparse cubic sampling would leave stripes."""
-    stripes = np.zeros((4 * SIZE, 4 * SIZE, 3), np.uint8)
-    stripes[:, ::2] = 255
-    stored = to_stored_jpeg(encode(Image.fromarray(stripes), "PNG"), SIZE)
-    assert np.abs(stored.pixels.astype(int) - 127).max() <= 2
-
-
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
     values = np.linspace(0, 65535, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
     stored = to_stored_jpeg(encode(Image.fromarray(values), "PNG"), SIZE)
     assert np.abs(stored.pixels[:, :, 0].astype(int) - (values >> 8)).max() <= 4
 
 
-def test_exif_orientation_is_ignored() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    plain, turned = encode(picture(48, 64)), encode(picture(48, 64), exif=exif)
-    assert np.array_equal(to_stored_jpeg(plain, SIZE).pixels, to_stored_jpeg(turned, SIZE).pixels)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_on_request(kind: str, orientation: int) -> None:
+def test_exif_orientation_is_ignored_and_applied_on_request(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(picture(), kind, exif=exif)
+    assert np.array_equal(to_square(data, SIZE), to_square(encode(picture(), kind), SIZE))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     assert np.array_equal(to_square(data, SIZE, apply_orientation=True), expected)
     stored = to_stored_jpeg(data, SIZE, apply_orientation=True)
@@ -144,22 +120,20 @@ FITTING = encode(picture(), quality=90)
 LARGER = encode(picture(90, 80), quality=90)
 
 
-@pytest.mark.parametrize("whole", [FITTING, LARGER])
-@pytest.mark.parametrize("ending", [b"", b"\xff\xd9"])
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
-def test_truncated_jpeg_is_found(whole: bytes, ending: bytes, kept: float) -> None:
-    to_stored_jpeg(whole, SIZE)
-    data = whole[: int(len(whole) * kept)] + ending
-    with pytest.raises(BadImage, match=r"damaged JPEG|cannot be decoded") as caught:
-        to_stored_jpeg(data, SIZE)
-    assert 10 < len(caught.value.reason) < 160
-
-
 def test_every_cut_of_a_fitting_jpeg_is_found() -> None:
     """The last two bytes are the end mark; without it the file is not whole either."""
     for length in range(len(FITTING)):
         with pytest.raises(BadImage):
             to_stored_jpeg(FITTING[:length], SIZE)
+
+
+@pytest.mark.parametrize("whole", [FITTING, LARGER])
+@pytest.mark.parametrize("ending", [b"", b"\xff\xd9"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+def test_truncated_jpeg_has_a_short_reason(whole: bytes, ending: bytes, kept: float) -> None:
+    with pytest.raises(BadImage, match=r"damaged JPEG|cannot be decoded") as caught:
+        to_stored_jpeg(whole[: int(len(whole) * kept)] + ending, SIZE)
+    assert 10 < len(caught.value.reason) < 160
 
 
 @pytest.mark.parametrize(
@@ -169,28 +143,13 @@ def test_every_cut_of_a_fitting_jpeg_is_found() -> None:
         (b"garbage" * 100, "no known picture format"),
         (b"\xff\xd8\xff\xe0garbage", "cannot be decoded"),
         (encode(picture(90, 90), "PNG")[:200], "cannot be decoded"),
-        (Image.new("F", (SIZE, SIZE)), "floating-point"),
+        (encode(Image.new("F", (SIZE, SIZE)), "TIFF"), "floating-point"),
+        (encode(picture(), "EPS"), "no known picture format"),  # one that starts other programs
     ],
 )
-def test_useless_files_have_a_short_reason(data: bytes | Image.Image, reason: str) -> None:
+def test_useless_files_have_a_short_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
-        to_stored_jpeg(data if isinstance(data, bytes) else encode(data, "TIFF"), SIZE)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data[:-2] + b"trailing" + data[-2:],
-        lambda data: data.replace(b"JFIF\x00\x01", b"JFIF\x00\x07", 1),
-    ],
-)
-def test_harmless_oddities_are_kept_but_encoded_anew(damage: Callable[[bytes], bytes]) -> None:
-    data = damage(FITTING)
-    with pytest.raises(ValueError, match=r"extraneous|revision"):
-        simplejpeg.decode_jpeg(data)  # what a data worker would meet
-    stored = to_stored_jpeg(data, SIZE)
-    simplejpeg.decode_jpeg(stored.jpeg)
-    assert np.abs(stored.pixels.astype(int) - simplejpeg.decode_jpeg(FITTING)).max() <= 12
+        to_stored_jpeg(data, SIZE)
 
 
 def test_damage_behind_a_harmless_oddity_is_found() -> None:
@@ -214,22 +173,14 @@ def test_metadata_that_outweigh_the_picture_are_not_stored() -> None:
     assert to_stored_jpeg(FITTING + b"a little", SIZE).jpeg == FITTING + b"a little"
 
 
-def test_formats_that_start_other_programs_are_no_pictures() -> None:
-    data = encode(picture(), "EPS")
-    with pytest.raises(BadImage, match="no known picture format"):
-        to_square(data, SIZE)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_decompression_bombs_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(picture(60, 60), kind)
     to_stored_jpeg(data, SIZE)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 60 - 1)
-    with pytest.raises(BadImage, match="decompression bombs"):
-        to_stored_jpeg(data, SIZE)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 60 // 3)  # Pillow itself raises from twice its limit on
-    with pytest.raises(BadImage, match="decompression bombs"):
-        to_stored_jpeg(data, SIZE)
+    for most in (60 * 60 - 1, 60 * 60 // 3):  # Pillow itself raises from twice its limit on
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        with pytest.raises(BadImage, match="decompression bombs"):
+            to_stored_jpeg(data, SIZE)
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF"])

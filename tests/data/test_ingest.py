@@ -20,10 +20,11 @@ from workers.data.shards import Shard
 from workers.data.sources import FolderSource
 
 SIZE = 40
+PLAIN = jpeg(1, SIZE, SIZE)
 
 
 def photo(mode: str = "RGB") -> Image.Image:
-    return Image.open(io.BytesIO(jpeg(1, SIZE, SIZE))).convert(mode)
+    return Image.open(io.BytesIO(PLAIN)).convert(mode)
 
 
 def inks(last: Image.Image, first_three: Image.Image, transform: int) -> bytes:
@@ -37,15 +38,6 @@ def inks(last: Image.Image, first_three: Image.Image, transform: int) -> bytes:
 
 def with_exif(data: bytes, exif: bytes) -> bytes:
     return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + data[2:]
-
-
-def palette_with_transparency() -> bytes:
-    return encode(photo("P"), "PNG", transparency=bytes(range(0, 250, 2)))
-
-
-def animation() -> bytes:
-    frames = [photo("P"), Image.new("P", (SIZE, SIZE))]
-    return encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
 def sixteen_bit_colour() -> bytes:
@@ -63,7 +55,7 @@ def sixteen_bit_colour() -> bytes:
 
 
 WHOLE: dict[str, Callable[[], bytes]] = {
-    "plain": lambda: jpeg(1, SIZE, SIZE),
+    "plain": lambda: PLAIN,
     "progressive": lambda: encode(photo(), quality=90, progressive=True),
     "halved sideways": lambda: encode(photo(), quality=90, subsampling=1),
     "quartered sideways": lambda: encode(photo(), quality=90, subsampling="4:1:1"),
@@ -75,36 +67,34 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "cmyk by pillow": lambda: encode(photo("CMYK"), quality=90),
     "png": lambda: encode(photo(), "PNG"),
     "gif": lambda: encode(photo("P"), "GIF"),
-    "animation": animation,
+    "animation": lambda: encode(photo("P"), "GIF", save_all=True, append_images=[Image.new("P", (SIZE, SIZE))]),
     "webp": lambda: encode(photo(), "WEBP", quality=80),
     "bmp": lambda: encode(photo(), "BMP"),
     "tiff": lambda: encode(photo(), "TIFF", compression="tiff_lzw"),
     "ppm": lambda: encode(photo(), "PPM"),
     "two levels": lambda: encode(photo("1"), "PNG"),
     "palette": lambda: encode(photo("P"), "PNG"),
-    "palette with transparency": palette_with_transparency,
+    "palette with transparency": lambda: encode(photo("P"), "PNG", transparency=bytes(range(0, 250, 2))),
     "alpha": lambda: encode(photo("RGBA"), "PNG"),
     "hidden colours": lambda: encode(
         Image.merge("RGBA", [*photo().split(), Image.new("L", (SIZE, SIZE), 0)]), "WEBP", lossless=True, exact=True
     ),
     "grey with alpha": lambda: encode(photo("LA"), "PNG"),
     "16 bit colour": sixteen_bit_colour,
-    "turned": lambda: with_exif(
-        jpeg(1, SIZE, SIZE), b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    ),
-    "broken exif": lambda: with_exif(jpeg(1, SIZE, SIZE), b"MM\0*\xff\xff\xff\xff\0\x01\x01\x12"),
-    "other exif": lambda: with_exif(jpeg(1, SIZE, SIZE), b"\0\0\0\0garbage"),
-    "unknown jfif": lambda: jpeg(1, SIZE, SIZE).replace(b"JFIF\0\x01", b"JFIF\0\x07", 1),
-    "trailing bytes": lambda: jpeg(1, SIZE, SIZE) + b"left over from another file" * 3,
-    "trailing zeros": lambda: jpeg(1, SIZE, SIZE) + bytes(1000),
-    "bytes before the end": lambda: jpeg(1, SIZE, SIZE)[:-2] + b"\x12\x34\xff\xd9",
+    "turned": lambda: with_exif(PLAIN, b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+    "broken exif": lambda: with_exif(PLAIN, b"MM\0*\xff\xff\xff\xff\0\x01\x01\x12"),
+    "other exif": lambda: with_exif(PLAIN, b"\0\0\0\0garbage"),
+    "unknown jfif": lambda: PLAIN.replace(b"JFIF\0\x01", b"JFIF\0\x07", 1),
+    "trailing bytes": lambda: PLAIN + b"left over from another file" * 3,
+    "trailing zeros": lambda: PLAIN + bytes(1000),
+    "bytes before the end": lambda: PLAIN[:-2] + b"\x12\x34\xff\xd9",
 }
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the file is empty"),
-    "truncated": (jpeg(1, SIZE, SIZE)[:-100], "damaged JPEG"),
-    "truncated and closed": (jpeg(1, SIZE, SIZE)[:-100] + b"\xff\xd9", "damaged JPEG"),
+    "truncated": (PLAIN[:-100], "damaged JPEG"),
+    "truncated and closed": (PLAIN[:-100] + b"\xff\xd9", "damaged JPEG"),
     "truncated png": (encode(photo(), "PNG")[:-100], "cannot be decoded"),
-    "head only": (jpeg(1, SIZE, SIZE)[:20], "damaged JPEG"),
+    "head only": (PLAIN[:20], "damaged JPEG"),
     "garbage": (b"not a picture at all" * 100, "no known picture format"),
     "html": (b"<html><body>404 not found</body></html>", "no known picture format"),
 }
@@ -119,13 +109,13 @@ def pillow(data: bytes) -> np.ndarray:
 @pytest.fixture
 def odd(tmp_path: Path) -> FolderSource:
     """Every oddity under a name that ends in .JPEG, as in ImageNet, and a class of one plain picture."""
-    for name, make in WHOLE.items():
-        (tmp_path / "in/odd").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in/odd" / f"{name}.JPEG").write_bytes(make())
-    for name, (data, _) in BAD.items():
-        (tmp_path / "in/odd" / f"{name}.JPEG").write_bytes(data)
-    (tmp_path / "in/plain").mkdir()
-    (tmp_path / "in/plain/1.JPEG").write_bytes(jpeg(2, SIZE, SIZE))
+    odd, plain = tmp_path / "in/odd", tmp_path / "in/plain"
+    odd.mkdir(parents=True)
+    plain.mkdir()
+    files = {name: make() for name, make in WHOLE.items()} | {name: data for name, (data, _) in BAD.items()}
+    for name, data in files.items():
+        (odd / f"{name}.JPEG").write_bytes(data)
+    (plain / "1.JPEG").write_bytes(jpeg(2, SIZE, SIZE))
     return FolderSource(tmp_path / "in", 0)
 
 
@@ -141,10 +131,9 @@ def test_every_oddity_becomes_what_pillow_makes_of_it(odd: FolderSource, tmp_pat
     stored = {Path(shard.key(row)).stem: shard.image(row) for row in range(len(shard))}
     assert set(stored) == {*WHOLE, "1"}
     for name, make in WHOLE.items():
-        if encoding == "raw":
-            pixels, allowed = stored[name].reshape(SIZE, SIZE, 3), 2
-        else:
-            pixels, allowed = simplejpeg.decode_jpeg(stored[name], "RGB", strict=True), 8
+        raw, data = encoding == "raw", stored[name]
+        pixels = data.reshape(SIZE, SIZE, 3) if raw else simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        allowed = 2 if raw else 8
         furthest = np.abs(pixels.astype(int) - pillow(make())).max()
         assert furthest <= allowed, f"{name}: {furthest} levels"
 
@@ -180,8 +169,7 @@ def test_flipped_bytes_never_lead_to_a_record_that_does_not_decode(tmp_path: Pat
     result = make_shard(source, chunk, tmp_path, "x.arrow", SIZE, 95)
     shard = Shard(tmp_path / "x.arrow")
     assert len(shard) + len(result.quarantined) == 500
-    assert len(shard) > 50
-    assert len(result.quarantined) > 50
+    assert min(len(shard), len(result.quarantined)) > 50
     for row in range(len(shard)):
         shard.verify_row(row)
         assert simplejpeg.decode_jpeg(shard.image(row), "RGB", strict=True).shape == (SIZE, SIZE, 3)

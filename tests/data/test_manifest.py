@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
-from workers.data.manifest import Manifest, Quarantined, SplitInfo
+from tests.data import made_up
+from tests.data.made_up import split_of
+from workers.data.manifest import Manifest, Quarantined
 from workers.data.shards import ShardInfo
 
 
@@ -22,14 +24,11 @@ def shard(number: int, rows: int = 10) -> ShardInfo:
 def manifest() -> Manifest:
     """A manifest of two training shards and one for validation; floats have no short decimal form."""
     third = 1 / 3
-    return Manifest(
-        image_size=8,
-        source="class folders in /somewhere",
+    return made_up.manifest(
+        8,
+        (),
         classes=("naïve cat", "dog"),
-        splits={
-            "train": SplitInfo(shards=(shard(0), shard(1)), rows=20),
-            "validation": SplitInfo(shards=(shard(2, 3),), rows=3),
-        },
+        splits={"train": split_of([shard(0), shard(1)]), "validation": split_of([shard(2, 3)])},
         rgb_mean=(third, 2 * third, 100.1),
         rgb_covariance=((1.0, third, 0.1), (third, 2.0, 0.2), (0.1, 0.2, 3.0)),
         rgb_eigenvalues=(third, 2.0, 3.0),
@@ -48,23 +47,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_fingerprint_changes_with_what_training_depends_on_and_with_nothing_else() -> None:
     base = manifest()
-    train = base.splits["train"]
-    changed = [
-        dataclasses.replace(base, image_size=9),
-        dataclasses.replace(base, encoding="raw"),
-        dataclasses.replace(base, classes=("dog", "naïve cat")),
-        dataclasses.replace(base, splits={"train": train}),
-        dataclasses.replace(base, splits={**base.splits, "train": SplitInfo(shards=train.shards[::-1], rows=20)}),
-        dataclasses.replace(
-            base,
-            splits={
-                **base.splits,
-                "train": SplitInfo(shards=(shard(0), dataclasses.replace(shard(1), sha256="f" * 64)), rows=20),
-            },
-        ),
+    train, validation = base.splits["train"], base.splits["validation"]
+    other = dataclasses.replace(shard(1), sha256="f" * 64)
+    changes: list[dict[str, Any]] = [
+        {"image_size": 9},
+        {"encoding": "raw"},
+        {"classes": ("dog", "naïve cat")},
+        {"splits": {"train": train}},
+        {"splits": {"train": split_of(train.shards[::-1]), "validation": validation}},
+        {"splits": {"train": split_of([shard(0), other]), "validation": validation}},
     ]
-    fingerprints = {base.fingerprint, *(other.fingerprint for other in changed)}
-    assert len(fingerprints) == len(changed) + 1
+    fingerprints = {base.fingerprint, *(dataclasses.replace(base, **change).fingerprint for change in changes)}
+    assert len(fingerprints) == len(changes) + 1
     same = dataclasses.replace(base, source="elsewhere", quarantined=())
     assert same.fingerprint == base.fingerprint
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,39 +47,27 @@ def picture_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _draw(tmp_path_factory.mktemp("pictures") / "set", train=200, validation=100)
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    assert _files(_draw(tmp_path / "a", seed=7)) == _files(_draw(tmp_path / "b", seed=7))
+def test_a_set_follows_from_its_seed_and_a_larger_one_begins_with_it(tmp_path: Path) -> None:
+    first, again, other, larger = (
+        _files(_draw(tmp_path / str(number), **settings))
+        for number, settings in enumerate(({}, {}, {"seed": 1}, {"train": 5, "validation": 4}))
+    )
+    assert first == again
+    assert first.keys() == other.keys() and all(first[name] != other[name] for name in first)
+    assert first.items() <= larger.items()
 
 
-def test_another_seed_gives_other_pictures(tmp_path: Path) -> None:
-    first, second = _files(_draw(tmp_path / "a", seed=7)), _files(_draw(tmp_path / "b", seed=8))
-    assert first.keys() == second.keys()
-    assert all(first[name] != second[name] for name in first)
-
-
-def test_a_larger_set_begins_with_the_smaller(tmp_path: Path) -> None:
-    small, large = _files(_draw(tmp_path / "small")), _files(_draw(tmp_path / "large", train=5, validation=4))
-    assert small.items() <= large.items()
-
-
-def test_no_picture_occurs_twice(picture_set: Path) -> None:
+def test_one_folder_per_class_of_different_rgb_pictures_of_the_given_size(picture_set: Path) -> None:
+    assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == 10
     files = _files(picture_set)
-    assert len(set(files.values())) == len(files)
-
-
-def test_layout_is_one_folder_per_class_and_balanced(tmp_path: Path) -> None:
-    expected = {
+    assert files.keys() == {
         f"{split}/{name}/{index:05d}.jpg"
-        for split, count in (("train", 3), ("validation", 2))
+        for split, count in (("train", 200), ("validation", 100))
         for name in CLASS_NAMES
         for index in range(count)
     }
-    assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == 10
-    assert _files(_draw(tmp_path / "set")).keys() == expected
-
-
-def test_every_file_decodes_to_rgb_of_the_given_size(picture_set: Path) -> None:
-    for content in _files(picture_set).values():
+    assert len(set(files.values())) == len(files)
+    for content in files.values():
         assert simplejpeg.decode_jpeg_header(content)[:3] == (SIZE, SIZE, "YCbCr")
         assert simplejpeg.decode_jpeg(content).shape == (SIZE, SIZE, 3)
 
@@ -125,15 +114,8 @@ def test_shapes_cover_equal_areas_inside_the_picture(monkeypatch: pytest.MonkeyP
     assert np.abs(areas / areas.mean() - 1).max() < 0.02
 
 
-def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        draw_picture_set(
-            tmp_path / "set", size=SIZE, train_per_class=20, validation_per_class=1, seed=0, progress=interrupt
-        )
-    assert list(tmp_path.iterdir()) == []
+def _draw_watched(root: Path, watch: Callable[[int, int], None], train: int = 12) -> None:
+    draw_picture_set(root, size=SIZE, train_per_class=train, validation_per_class=3, seed=0, progress=watch)
 
 
 def test_the_set_appears_only_when_whole(tmp_path: Path) -> None:
@@ -143,30 +125,32 @@ def test_the_set_appears_only_when_whole(tmp_path: Path) -> None:
         calls.append((done, total))
         assert not root.exists()
 
-    draw_picture_set(root, size=SIZE, train_per_class=12, validation_per_class=3, seed=0, progress=note)
+    _draw_watched(root, note)
     assert calls == [(100, 150), (150, 150)]
     assert list(root.parent.iterdir()) == [root]
 
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
 
-def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "mine.txt").write_text("keep")
-    with pytest.raises(FileExistsError):
-        _draw(tmp_path / "set")
-    assert [path.name for path in (tmp_path / "set").iterdir()] == ["mine.txt"]
+    with pytest.raises(KeyboardInterrupt):
+        _draw_watched(tmp_path / "other", interrupt)
+    assert list(tmp_path.iterdir()) == [root.parent]
 
 
-def test_losing_a_race_leaves_the_winner_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_there_or_comes_meanwhile_is_refused_and_left_alone(tmp_path: Path) -> None:
     root = tmp_path / "set"
 
-    def win(done: int, total: int) -> None:
+    def appear(*progress: int) -> None:
         root.mkdir()
-        (root / "winner.txt").write_text("keep")
+        (root / "mine.txt").write_text("keep")
 
     with pytest.raises(FileExistsError, match="meanwhile"):
-        draw_picture_set(root, size=SIZE, train_per_class=1, validation_per_class=1, seed=0, progress=win)
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
-    assert [path.name for path in root.iterdir()] == ["winner.txt"]
+        _draw_watched(root, appear, train=1)
+    for _ in range(2):
+        assert [path.name for path in tmp_path.iterdir()] == ["set"]
+        assert [path.name for path in root.iterdir()] == ["mine.txt"]
+        with pytest.raises(FileExistsError):
+            _draw(root)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +161,6 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, int]
     with pytest.raises(ValueError, match=r"at least|negative"):
         draw_picture_set(tmp_path / "set", **(settings | wrong))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("class_index", [-1, len(CLASS_NAMES)])
-def test_a_class_out_of_range_is_refused(class_index: int) -> None:
-    with pytest.raises(ValueError, match="class_index"):
-        draw_picture(SIZE, class_index, np.random.default_rng(0))
+    for class_index in (-1, len(CLASS_NAMES)):
+        with pytest.raises(ValueError, match="class_index"):
+            draw_picture(SIZE, class_index, np.random.default_rng(0))

@@ -39,11 +39,6 @@ from tests.parity.test_precision import NEAR, assert_near, gradients, test_two_c
 from tests.parity.variants import VARIANTS
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_built_in_network_in_one_process(name: str, device: str) -> None:
-    assert_same(run(VARIANTS[name], device=device), run_reference(VARIANTS[name]))
-
-
 @pytest.mark.parametrize(("precision", "near"), [("fp32", 0.02), ("tf32", 0.1), ("bf16", NEAR)])
 def test_each_precision_is_near_the_cpus_fp32(precision: Precision, near: float, device: str) -> None:
     """fp32 is exact to a millionth, but for a window here and there whose largest unit is another one then."""

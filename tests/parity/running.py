@@ -174,13 +174,8 @@ def _sums(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     return torch.stack([torch.tensor(float(len(labels_B)), dtype=torch.float64), loss, top1, top5])
 
 
-def run_columns(rank: int, names: list[str], device: str = "cpu") -> dict[str, tuple[Tree, int]]:
-    """One of the processes that share the columns of one replica, for each of the named cases; and the floats that it sent."""
-    return share_columns(rank, {name: CASES[name] for name in names}, device)
-
-
 def share_columns(rank: int, cases: Mapping[str, Case], device: str = "cpu") -> dict[str, tuple[Tree, int]]:
-    """As `run_columns`, for any cases."""
+    """One of the processes that share the columns of one replica, for each of the cases; and the floats that it sent."""
     world = dist.group.WORLD
     assert world is not None
     out = {}

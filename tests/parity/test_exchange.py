@@ -19,21 +19,13 @@ def own_part(rank: int, layout: torch.memory_format = torch.contiguous_format) -
     return values.contiguous(memory_format=layout)
 
 
-def conv_of(rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [6, 12, 3, 3] and biases of this rank's maps, and the gradient [2, 6, 3, 2] of what they give at stride 2."""
+SHAPES = {"conv": ((6, 12, 3, 3), (6,), (2, 6, 3, 2)), "dense": ((7, 180), (7,), (2, 7))}
+"""Of a rank's weights and biases, and of the gradient of what they give: of a convolution at stride 2, and of units."""
+
+
+def layer_of(rank: int, kind: str) -> list[Tensor]:
     generator = torch.Generator().manual_seed(10 + rank)
-    shapes = ((6, 12, 3, 3), (6,), (2, 6, 3, 2))
-    weight, bias, grad = (torch.randint(-5, 6, shape, generator=generator).double() for shape in shapes)
-    return weight, bias, grad
-
-
-def dense_of(rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of fully connected units: [7, 180], [7], and [2, 7]."""
-    generator = torch.Generator().manual_seed(20 + rank)
-    weight, bias, grad = (
-        torch.randint(-5, 6, shape, generator=generator).double() for shape in ((7, 180), (7,), (2, 7))
-    )
-    return weight, bias, grad
+    return [torch.randint(-5, 6, shape, generator=generator).double() for shape in SHAPES[kind]]
 
 
 def collectives(rank: int, device: str) -> dict[str, Tensor]:
@@ -42,17 +34,18 @@ def collectives(rank: int, device: str) -> dict[str, Tensor]:
     exchange = ColumnExchange(world)
     assert (exchange.columns, exchange.column) == (COLUMNS, rank)
     found: dict[str, Tensor] = {}
-    for layout in (torch.contiguous_format, torch.channels_last):
-        part = own_part(rank, layout).to(device).requires_grad_()
-        weight, bias, grad = (tensor.to(device) for tensor in conv_of(rank))
-        out = across_columns(part, weight.requires_grad_(), bias.requires_grad_(), exchange, Convolution(2, 1))
+    for kind, layout, layer in (
+        ("conv", torch.contiguous_format, Convolution(2, 1)),
+        ("conv", torch.channels_last, Convolution(2, 1)),
+        ("dense", torch.contiguous_format, Product()),
+    ):
+        part = own_part(rank, layout).to(device)
+        part = (part if kind == "conv" else part.flatten(1)).requires_grad_()
+        weight, bias, grad = (tensor.to(device) for tensor in layer_of(rank, kind))
+        out = across_columns(part, weight.requires_grad_(), bias.requires_grad_(), exchange, layer)
         gradients = torch.autograd.grad(out, (part, weight, bias), grad)
-        found |= {f"conv {layout} {name}": value for name, value in zip(NAMES, (out.detach(), *gradients), strict=True)}
-    part = own_part(rank).to(device).flatten(1).requires_grad_()
-    weight, bias, grad = (tensor.to(device) for tensor in dense_of(rank))
-    out = across_columns(part, weight.requires_grad_(), bias.requires_grad_(), exchange, Product())
-    gradients = torch.autograd.grad(out, (part, weight, bias), grad)
-    found |= {f"dense {name}": value for name, value in zip(NAMES, (out.detach(), *gradients), strict=True)}
+        for name, value in zip(NAMES, (out.detach(), *gradients), strict=True):
+            found[f"{kind} {layout} {name}"] = value
     # To each other column its piece: 100 for a piece from 1 to 0.
     pieces = {to: torch.tensor([[100.0 * rank + to]], device=device) for to in range(COLUMNS) if to != rank}
     sent = exchange.begin_send(pieces, torch.ones(1, 1, device=device)).end()
@@ -72,32 +65,32 @@ def ranks(device: str) -> list[dict[str, Tensor]]:
     return run_ranks(collectives, COLUMNS, device, device=device)
 
 
-@pytest.mark.parametrize("kind", ["conv torch.contiguous_format", "conv torch.channels_last", "dense"])
-def test_layers_that_see_all_columns_equal_autograds_own(kind: str, ranks: list[dict[str, Tensor]]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("conv", "contiguous_format"), ("conv", "channels_last"), ("dense", "contiguous_format")]
+)
+def test_layers_that_see_all_columns_equal_autograds_own(
+    kind: str, layout: str, ranks: list[dict[str, Tensor]]
+) -> None:
     """One process that does what all of them do. Integers, so exact."""
     parts = [own_part(rank).requires_grad_() for rank in range(COLUMNS)]
-    made = [(conv_of if kind.startswith("conv") else dense_of)(rank) for rank in range(COLUMNS)]
-    weights = [weight.requires_grad_() for weight, _, _ in made]
-    biases = [bias.requires_grad_() for _, bias, _ in made]
-    if kind.startswith("conv"):
-        whole = torch.cat(parts, dim=1)
-        outputs = [F.conv2d(whole, w, b, 2, 1) for w, b in zip(weights, biases, strict=True)]
-    else:
-        whole = torch.cat([part.flatten(1) for part in parts], dim=1)
-        outputs = [F.linear(whole, w, b) for w, b in zip(weights, biases, strict=True)]
-    gradients = torch.autograd.grad(outputs, [*parts, *weights, *biases], [grad for _, _, grad in made])
+    weights, biases, grads = zip(*(layer_of(rank, kind) for rank in range(COLUMNS)), strict=True)
+    for parameter in (*weights, *biases):
+        parameter.requires_grad_()
+    whole = torch.cat(parts if kind == "conv" else [part.flatten(1) for part in parts], dim=1)
+    outputs = [
+        F.conv2d(whole, w, b, 2, 1) if kind == "conv" else F.linear(whole, w, b)
+        for w, b in zip(weights, biases, strict=True)
+    ]
+    gradients = torch.autograd.grad(outputs, [*parts, *weights, *biases], grads)
     for rank in range(COLUMNS):
         wanted = (outputs[rank].detach(), *gradients[rank::COLUMNS])
         for name, value in zip(NAMES, wanted, strict=True):
-            found = ranks[rank][f"{kind} {name}"]
+            found = ranks[rank][f"{kind} torch.{layout} {name}"]
             assert torch.equal(found.reshape(value.shape), value), (rank, name)
 
 
-def test_each_column_gets_the_piece_meant_for_it(ranks: list[dict[str, Tensor]]) -> None:
+def test_each_column_gets_the_piece_meant_for_it_and_reductions(ranks: list[dict[str, Tensor]]) -> None:
     assert [rank["received"].flatten().tolist() for rank in ranks] == [[100.0, 200.0], [1.0, 201.0], [2.0, 102.0]]
-
-
-def test_reductions(ranks: list[dict[str, Tensor]]) -> None:
     for rank in ranks:
         assert rank["sum"].tolist() == [3.0, -3.0, 15.0]
         assert rank["maximum"].tolist() == [2.0, 0.0, 5.0]

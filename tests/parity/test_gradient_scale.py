@@ -136,15 +136,6 @@ def expected() -> Tree:
     return out
 
 
-def ratios(found: Tree, expected: Tree) -> dict[str, float]:
-    """By parameter: the factor that takes the expected gradient nearest to the one found."""
-    return {
-        name: ((found[name] * gradient).sum() / gradient.square().sum()).item()
-        for name, gradient in expected.items()
-        if name != "loss"
-    }
-
-
 def assert_gradients(found: Tree, expected: Tree, factor: float) -> None:
     """Every gradient is `factor` times the expected one, in every element."""
     for name, gradient in expected.items():
@@ -157,12 +148,10 @@ def assert_gradients(found: Tree, expected: Tree, factor: float) -> None:
 def test_gradient_scale(name: str, columns: list[dict[str, Tree]], expected: Tree) -> None:
     found = {key: torch.cat([rank[name][key] for rank in columns]) for key in expected if key != "loss"}
     factor = LOSSES[name][1]
-    print(f"{name}:", {key: f"{ratio:.15f}" for key, ratio in ratios(found, expected).items()})
     for rank in columns:
         # The loss itself gives no trap away.
         assert rank[name]["loss"].item() == pytest.approx(expected["loss"].item(), rel=TOLERANCE)
     assert_gradients(found, expected, factor)
-    assert all(ratio == pytest.approx(factor, rel=TOLERANCE) for ratio in ratios(found, expected).values())
     if factor != 1:
         with pytest.raises(AssertionError):
             assert_gradients(found, expected, 1.0)

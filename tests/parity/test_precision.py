@@ -119,14 +119,12 @@ def test_two_columns_in_bf16(device: str) -> None:
         assert not torch.equal(biases, biases.bfloat16().float()), layer
 
 
-def test_tf32_is_allowed_only_when_asked_for() -> None:
+def test_tf32_is_allowed_only_when_asked_for_and_changes_nothing_on_cpus() -> None:
     """torch's own default allows it in convolutions."""
-    allowed_in: dict[Precision, bool] = {"tf32": True, "bf16": False, "fp32": False}
-    for precision, allowed in allowed_in.items():
-        set_precision(precision)
+    found: dict[str, Tree] = {}
+    precisions: tuple[Precision, ...] = ("tf32", "bf16", "fp32")
+    for precision in precisions:
+        found[precision] = gradients(precision)
+        allowed = precision == "tf32"
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
-
-
-def test_tf32_changes_nothing_on_cpus() -> None:
-    expected, found = gradients("fp32"), gradients("tf32")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert all(torch.equal(found["tf32"][name], tensor) for name, tensor in found["fp32"].items())

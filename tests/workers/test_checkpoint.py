@@ -13,7 +13,7 @@ import torch.distributed as dist
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from configs.errors import UserError
-from configs.schema import Conv, Network
+from configs.schema import Conv
 from tests.alexnet.test_network import Silent
 from tests.ranks import run_ranks
 from tests.workers.columns import (
@@ -30,9 +30,11 @@ from tests.workers.columns import (
 from workers.checkpoint import load
 from workers.checkpoint_list import committed
 
+Ranks = tuple[Path, list[dict[str, Any]]]
+
 
 @pytest.fixture(scope="module")
-def ranks(alone: dist.ProcessGroup, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def ranks(alone: dist.ProcessGroup, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """What a pair of column processes left on disk, and what they saw."""
     folder = tmp_path_factory.mktemp("columns")
     save_whole(folder / "whole", alone)
@@ -45,11 +47,8 @@ def one(alone: dist.ProcessGroup, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_columns_load_what_one_process_saved(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_columns_load_what_one_process_saved_and_the_other_way(ranks: Ranks) -> None:
     assert [seen["from one process"] for seen in ranks[1]] == [[], []]
-
-
-def test_one_process_loads_what_columns_saved(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     model, optimizer = make()
     assert len(differences(model, optimizer, 30)) == 2 * 2 * 8, "else the comparison would say nothing"
     load(committed(str(ranks[0]))[-1], model, optimizer)
@@ -63,7 +62,7 @@ def test_weights_alone_are_loaded_without_an_optimizer(one: Path) -> None:
     assert all(not step.any() for step in optimizer.steps.values())
 
 
-def test_a_column_reads_its_own_file_alone(ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_column_reads_its_own_file_alone(ranks: Ranks, tmp_path: Path) -> None:
     """From an object store the rest would come for nothing."""
     shutil.copytree(ranks[0], tmp_path, dirs_exist_ok=True)
     newest = committed(str(tmp_path))[-1]
@@ -73,7 +72,7 @@ def test_a_column_reads_its_own_file_alone(ranks: tuple[Path, list[dict[str, Any
     assert differences(model, optimizer, 30) == []
 
 
-def test_two_replicas_of_two_columns(ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_two_replicas_of_two_columns(ranks: Ranks, tmp_path: Path) -> None:
     """They load, and save replica 0 only; with them, the groups that a column worker joins and what it measures."""
     seen = run_ranks(two_replicas, 4, ranks[0], tmp_path)
     assert [rank["differences"] for rank in seen] == [[]] * 4
@@ -103,29 +102,22 @@ def test_two_replicas_of_two_columns(ranks: tuple[Path, list[dict[str, Any]]], t
 
 
 @pytest.mark.parametrize("full", [0, 1])
-def test_a_save_that_fails_on_one_rank_fails_on_all_and_commits_nothing(
-    ranks: tuple[Path, list[dict[str, Any]]], full: int
-) -> None:
+def test_a_save_that_fails_on_one_rank_fails_on_all_and_commits_nothing(ranks: Ranks, full: int) -> None:
     for seen in ranks[1]:
         assert seen[f"full on {full}"].startswith("the checkpoint could not be written")
         assert f"rank {full}: No space left on device" in seen[f"full on {full}"]
         assert f"rank {1 - full}" not in seen[f"full on {full}"]
         assert seen[f"left by {full}"] == [10]
         assert seen[f"remains of {full}"] == ["step-00000010-a1"], "what is of no use takes no room"
-
-
-def test_after_failures_and_beside_a_damaged_one_saving_goes_on(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    # After that, and beside a damaged one, saving goes on.
     assert sorted(path.name for path in ranks[0].iterdir()) == ["step-00000005", "step-00000025-a1", "step-00000030-a1"]
 
 
-def test_files_hold_numbers_and_json_only(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_files_hold_numbers_and_json_only(ranks: Ranks) -> None:
     """Read here by hand: 8 bytes of length, a JSON header, and the rows as they are; nothing that could be code."""
     folder = Path(committed(str(ranks[0]))[-1].folder)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "columns-00-to-00.safetensors",
-        "columns-01-to-01.safetensors",
-        "state.json",
-    ]
+    files = [f"columns-0{column}-to-0{column}.safetensors" for column in range(2)]
+    assert sorted(path.name for path in folder.iterdir()) == [*files, "state.json"]
     whole = expected(30)
     for column, entry in enumerate(json.loads((folder / "state.json").read_text())["files"]):
         data = (folder / entry["file"]).read_bytes()
@@ -138,55 +130,43 @@ def test_files_hold_numbers_and_json_only(ranks: tuple[Path, list[dict[str, Any]
             found = np.frombuffer(data[8 + length + first : 8 + length + last], np.int32)
             assert header[name]["dtype"] == "F32"
             assert found.tobytes() == tensor[start:stop].contiguous().numpy().tobytes()
-            assert (start, stop) == _share(len(tensor), column)
-
-
-def _share(rows: int, column: int) -> tuple[int, int]:
-    """Of two columns: the first has one more if they are odd in number."""
-    half = (rows + 1) // 2
-    return (0, half) if column == 0 else (half, rows)
-
-
-def test_uneven_classes_are_split_four_to_three(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
-    files = committed(str(ranks[0]))[-1].state["files"]
-    assert [file["rows"]["classifier.weights"] for file in files] == [[0, 4], [4, 7]]
+            # The first column has one more if they are odd in number: of 7 classes four.
+            half = (len(tensor) + 1) // 2
+            assert (start, stop) == ((0, half), (half, len(tensor)))[column]
     assert committed(str(ranks[0]))[-1].state["shapes"]["classifier.weights"] == [7, 16]
 
 
-def other_network(change: str) -> Network:
-    convs, denses = dict(NETWORK.convs), dict(NETWORK.denses)
-    if change == "maps":
-        convs["conv3"] = Conv(maps=18, kernel=3, padding=1, sees="all")
-    elif change == "kernel":
-        convs["conv2"] = Conv(maps=12, kernel=5, padding=2)
-    elif change == "more":
-        denses["fc8"] = denses["fc7"]
-    elif change == "fewer":
-        del denses["fc7"]
-    return network(convs=convs, denses=denses, classes=8 if change == "classes" else 7)
+CONVS, DENSES = NETWORK.convs, NETWORK.denses
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("maps", r"conv3\.weights has shape \[16, 12, 3, 3\] there and has shape \[18, 12, 3, 3\] in this config"),
-        ("kernel", r"conv2\.weights has shape \[12, 4, 3, 3\] there and has shape \[12, 4, 5, 5\]"),
-        ("classes", r"classifier\.weights has shape \[7, 16\] there and has shape \[8, 16\]"),
-        ("more", r"fc8\.weights does not exist there and has shape"),
-        ("fewer", r"fc7\.weights has shape .* there and does not exist in this config"),
+        (
+            {"convs": CONVS | {"conv3": Conv(maps=18, kernel=3, padding=1, sees="all")}},
+            r"conv3\.weights has shape \[16, 12, 3, 3\] there and has shape \[18, 12, 3, 3\] in this config",
+        ),
+        (
+            {"convs": CONVS | {"conv2": Conv(maps=12, kernel=5, padding=2)}},
+            r"conv2\.weights has shape \[12, 4, 3, 3\] there and has shape \[12, 4, 5, 5\]",
+        ),
+        ({"classes": 8}, r"classifier\.weights has shape \[7, 16\] there and has shape \[8, 16\]"),
+        ({"denses": DENSES | {"fc8": DENSES["fc7"]}}, r"fc8\.weights does not exist there and has shape"),
+        (
+            {"denses": {name: dense for name, dense in DENSES.items() if name != "fc7"}},
+            r"fc7\.weights has shape .* there and does not exist in this config",
+        ),
     ],
 )
-def test_another_network_is_refused_before_anything_is_loaded(one: Path, change: str, message: str) -> None:
-    model = AlexNet(other_network(change), seed=1)
+def test_another_network_is_refused_before_anything_is_loaded(one: Path, change: dict[str, Any], message: str) -> None:
+    model = AlexNet(network(**change), seed=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError, match=message):
         load(committed(str(one))[-1], model, PaperSGD(model, SETTINGS))
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_checkpoint_that_this_machine_does_not_see_is_not_called_damaged(
-    ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_this_machine_does_not_see_is_not_called_damaged(ranks: Ranks, tmp_path: Path) -> None:
     newest = replace(committed(str(ranks[0]))[-1], place=str(tmp_path))
     with pytest.raises(FileNotFoundError, match=rf"does not see .*{newest.name}: is the storage mounted there"):
         load(newest, *make())
@@ -194,9 +174,7 @@ def test_a_checkpoint_that_this_machine_does_not_see_is_not_called_damaged(
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "missing"])
 @pytest.mark.parametrize("number", [0, 1])
-def test_damaged_file_is_refused_by_name(
-    ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path, damage: str, number: int
-) -> None:
+def test_damaged_file_is_refused_by_name(ranks: Ranks, tmp_path: Path, damage: str, number: int) -> None:
     shutil.copytree(ranks[0], tmp_path, dirs_exist_ok=True)
     newest = committed(str(tmp_path))[-1]
     file = Path(newest.folder) / f"columns-{number:02d}-to-{number:02d}.safetensors"

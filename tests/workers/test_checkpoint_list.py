@@ -1,5 +1,6 @@
 """Which checkpoints there are, which a run goes on from, and which are kept."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch.distributed as dist
 
 from configs.errors import UserError
 from tests.workers.columns import holds, save_whole
-from workers.checkpoint import VERSION, Name
+from workers.checkpoint import VERSION, Checkpoint, Name
 from workers.checkpoint_list import committed, list_checkpoints, newest_whole, prune
 
 
@@ -21,6 +22,12 @@ def steps(root: Path) -> list[tuple[int, bool]]:
 
 def folders(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir())
+
+
+def newest(root: Path, **options: Any) -> tuple[Checkpoint | None, list[str]]:
+    """What a run would go on from, and what is said of it."""
+    said: list[str] = []
+    return newest_whole(str(root), said.append, **{"set_aside": True, **options}), said
 
 
 def file_of(root: Path, step: int) -> Path:
@@ -37,13 +44,6 @@ def damage(file: Path, kind: str) -> None:
         file.write_bytes(data[:-1] if kind == "short" else data)
 
 
-def as_of_old(folder: Path) -> Path:
-    """The folder as it was called before names had attempts."""
-    old = folder.with_name(folder.name.replace("-a1", ""))
-    folder.rename(old)
-    return old
-
-
 @pytest.fixture
 def three(alone: dist.ProcessGroup, tmp_path: Path) -> Path:
     for step in (10, 20, 30):
@@ -54,31 +54,26 @@ def three(alone: dist.ProcessGroup, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("folder", "name"),
     [
-        ("step-00001234-a2", Name(step=1234, evaluated=True, attempt=2)),
-        ("step-00001234-a12-before-evaluation", Name(step=1234, evaluated=False, attempt=12)),
-        ("step-123456789-a1", Name(step=123456789, evaluated=True, attempt=1)),
-        ("step-00001234", Name(step=1234, evaluated=True, attempt=0)),
-        ("step-00001234-before-evaluation", Name(step=1234, evaluated=False, attempt=0)),
+        ("step-00001234", (1234, True, 0)),
+        ("step-00001234-before-evaluation", (1234, False, 0)),
+        ("step-00001234-a12-before-evaluation", (1234, False, 12)),
+        ("step-00001234-a2", (1234, True, 2)),
+        ("step-123456789-a1", (123456789, True, 1)),
         ("damaged-step-00001234-a2", None),
         ("step-1", None),
         ("step-00001234-a2-copy", None),
     ],
 )
-def test_names(folder: str, name: Name | None) -> None:
-    assert Name.parse(folder) == name
-    assert name is None or not name.attempt or str(name) == folder
+def test_names(folder: str, name: tuple[int, bool, int] | None) -> None:
+    found = Name.parse(folder)
+    assert (found and (found.step, found.evaluated, found.attempt)) == name
+    assert not found or not found.attempt or str(found) == folder
 
 
 def test_later_names_are_greater() -> None:
-    low, *higher = [
-        Name(step=5, evaluated=False, attempt=9),
-        Name(step=5, evaluated=True, attempt=1),
-        Name(step=5, evaluated=True, attempt=2),
-        Name(step=6, evaluated=False, attempt=1),
-    ]
-    for name in higher:
-        assert low < name
-        low = name
+    parts = [(5, False, 9), (5, True, 1), (5, True, 2), (6, False, 1)]
+    names = [Name(step=step, evaluated=evaluated, attempt=attempt) for step, evaluated, attempt in parts]
+    assert all(low < high for low, high in itertools.pairwise(names))
 
 
 def test_a_folder_without_a_state_is_no_checkpoint(three: Path) -> None:
@@ -87,8 +82,7 @@ def test_a_folder_without_a_state_is_no_checkpoint(three: Path) -> None:
     (unfinished / "columns-00-to-01.safetensors").write_bytes(b"half of it")
     (unfinished / "state.json.0123abcd.tmp").write_text("{}")
     assert steps(three) == [(10, True), (20, True), (30, True)]
-    said: list[str] = []
-    found = newest_whole(str(three), said.append, set_aside=True)
+    found, said = newest(three)
     assert found is not None and found.step == 30
     assert said == [f"{unfinished} was never finished, so it does not count"]
     assert unfinished.is_dir()
@@ -96,15 +90,18 @@ def test_a_folder_without_a_state_is_no_checkpoint(three: Path) -> None:
 
 def test_no_folder_no_checkpoints(tmp_path: Path) -> None:
     assert committed(str(tmp_path / "nowhere")) == []
-    assert newest_whole(str(tmp_path / "nowhere"), print) is None
+    assert newest(tmp_path / "nowhere") == (None, [])
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_newest_whole_one_is_taken_and_every_byte_is_read(three: Path) -> None:
+    """Damage to older ones is nobody's concern."""
+    damage(file_of(three, 10), "flipped")
+    (three / "step-00000020-a1" / "state.json").write_text("")
     read: list[tuple[int, int]] = []
-    found = newest_whole(str(three), pytest.fail, set_aside=True, progress=lambda *now: read.append(now))
+    found, said = newest(three, progress=lambda *now: read.append(now))
     size = file_of(three, 30).stat().st_size
-    assert found is not None and found.step == 30 and read[-1] == (size, size)
+    assert found is not None and found.step == 30 and read[-1] == (size, size) and not said
 
 
 @pytest.mark.parametrize(
@@ -120,8 +117,11 @@ def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(three: Pat
     size = file.stat().st_size
     damage(file, kind)
     left = {path.name: path.read_bytes() for path in file.parent.iterdir()}
-    said: list[str] = []
-    found = newest_whole(str(three), said.append, set_aside=True)
+    before = folders(three)
+    found, said = newest(three, set_aside=False)
+    assert found is not None and found.step == 20 and folders(three) == before, "who only reads moves nothing"
+    assert "set aside" not in said[0] and "is damaged" in said[0]
+    found, said = newest(three)
     assert found is not None and found.step == 20 and holds(found, 20)
     why = why.format(file=file.name, less=size - 1, size=size)
     assert said == [
@@ -130,7 +130,7 @@ def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(three: Pat
     ]
     assert folders(three) == ["damaged-step-00000030-a1", "step-00000010-a1", "step-00000020-a1"]
     assert {path.name: path.read_bytes() for path in (three / "damaged-step-00000030-a1").iterdir()} == left
-    assert newest_whole(str(three), pytest.fail, set_aside=True) == found, "it is told once"
+    assert newest(three) == (found, []), "it is told once"
 
 
 def test_a_file_that_cannot_be_read_now_is_no_damage(three: Path) -> None:
@@ -140,45 +140,26 @@ def test_a_file_that_cannot_be_read_now_is_no_damage(three: Path) -> None:
     file.mkdir()
     before = folders(three)
     with pytest.raises(UserError, match=rf"{file.name} cannot be read now: Is a directory"):
-        newest_whole(str(three), pytest.fail, set_aside=True)
+        newest(three)
     assert folders(three) == before
 
 
 def test_two_damaged_ones_fall_back_by_two(three: Path) -> None:
     damage(file_of(three, 30), "missing")
     (three / "step-00000020-a1" / "state.json").write_text("{")
-    said: list[str] = []
-    found = newest_whole(str(three), said.append, set_aside=True)
+    found, said = newest(three)
     assert found is not None and found.step == 10
-    assert [text.split(" is damaged")[0] for text in said] == [
-        f"{three}/step-00000020-a1",
-        f"{three}/step-00000030-a1",
-    ]
+    assert [text.split(" is damaged")[0] for text in said] == [f"{three}/step-000000{step}-a1" for step in (20, 30)]
     assert "state.json cannot be understood" in said[0]
 
 
 def test_the_same_step_may_be_set_aside_twice(alone: dist.ProcessGroup, three: Path) -> None:
     for _ in range(2):
         damage(file_of(three, 30), "short")
-        newest_whole(str(three), lambda text: None, set_aside=True)
+        newest(three)
         save_whole(three, alone, 30, keep=3)
     assert folders(three)[:2] == ["damaged-2-step-00000030-a1", "damaged-step-00000030-a1"]
     assert steps(three)[-1] == (30, True)
-
-
-def test_those_who_only_read_move_nothing(three: Path) -> None:
-    damage(file_of(three, 30), "flipped")
-    before, said = folders(three), list[str]()
-    found = newest_whole(str(three), said.append)
-    assert found is not None and found.step == 20
-    assert folders(three) == before and "set aside" not in said[0] and "is damaged" in said[0]
-
-
-def test_damage_to_older_ones_is_nobodys_concern(three: Path) -> None:
-    damage(file_of(three, 10), "flipped")
-    (three / "step-00000020-a1" / "state.json").write_text("")
-    found = newest_whole(str(three), pytest.fail, set_aside=True)
-    assert found is not None and found.step == 30
 
 
 def test_where_all_are_damaged_a_person_decides(three: Path) -> None:
@@ -186,29 +167,25 @@ def test_where_all_are_damaged_a_person_decides(three: Path) -> None:
     for step in (10, 20, 30):
         damage(file_of(three, step), "short")
     before = folders(three)
-    with pytest.raises(
-        UserError, match=r"no checkpoint at .* is whole \(step-00000010-a1: .*step-00000030-a1: .*restore"
-    ):
-        newest_whole(str(three), pytest.fail, set_aside=True)
+    said = r"no checkpoint at .* is whole \(step-00000010-a1: .*step-00000030-a1: .*restore"
+    with pytest.raises(UserError, match=said):
+        newest(three)
     assert folders(three) == before
+
+
+def without(field: str) -> Callable[[str], str]:
+    return lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != field})
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: "[]",
-        lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "files"}),
-        lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "step"}),
-    ],
+    [lambda text: text[: len(text) // 2], lambda text: "", lambda text: "[]", without("files"), without("step")],
 )
 def test_a_state_that_cannot_be_understood_is_damage(three: Path, wrong: Callable[[str], str]) -> None:
     file = three / "step-00000030-a1" / "state.json"
     file.write_text(wrong(file.read_text()))
     assert steps(three) == [(10, True), (20, True)]
-    said: list[str] = []
-    found = newest_whole(str(three), said.append, set_aside=True)
+    found, said = newest(three)
     assert found is not None and found.step == 20
     assert "step-00000030-a1 is damaged: state.json cannot be understood (" in said[0]
 
@@ -216,17 +193,19 @@ def test_a_state_that_cannot_be_understood_is_damage(three: Path, wrong: Callabl
 def test_another_version_is_for_a_person_to_settle(three: Path) -> None:
     file = three / "step-00000030-a1" / "state.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": VERSION + 1}))
-    for look in (committed, lambda place: newest_whole(place, pytest.fail, set_aside=True)):
+    for look in (steps, newest):
         with pytest.raises(UserError, match="step-00000030-a1 was written by another version"):
-            look(str(three))
+            look(three)
     assert "step-00000030-a1" in folders(three)
 
 
 def test_names_of_old_still_load_and_are_kept_like_others(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    as_of_old(Path(save_whole(tmp_path, alone, 10)))
-    as_of_old(Path(save_whole(tmp_path, alone, 20, evaluated=False)))
+    """Those of before names had attempts."""
+    for step in (10, 20):
+        folder = Path(save_whole(tmp_path, alone, step, evaluated=step == 10))
+        folder.rename(folder.with_name(folder.name.replace("-a1", "")))
     assert folders(tmp_path) == ["step-00000010", "step-00000020-before-evaluation"]
-    found = newest_whole(str(tmp_path), pytest.fail)
+    found, _ = newest(tmp_path)
     assert found is not None and (found.step, found.evaluated) == (20, False) and holds(found, 20)
     save_whole(tmp_path, alone, 20, evaluated=False, attempt=3)  # it is there: left alone
     save_whole(tmp_path, alone, 30, attempt=3)
@@ -251,42 +230,29 @@ def test_newest_are_kept_and_leftovers_removed(alone: dist.ProcessGroup, tmp_pat
     assert holds(committed(str(tmp_path))[0], 10)
 
 
-def test_the_one_just_saved_is_never_pruned(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    """A run that was set back to an older checkpoint by hand goes on below those that were left lying."""
-    for step in (50, 60):
-        save_whole(tmp_path, alone, step)
-    save_whole(tmp_path, alone, 55)
-    assert steps(tmp_path) == [(55, True), (60, True)]
-    save_whole(tmp_path, alone, 20)
-    assert (20, True) in steps(tmp_path)
-
-
-def test_more_may_be_kept(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    for step in (1, 2, 3, 4):
-        save_whole(tmp_path, alone, step, keep=3)
-    assert steps(tmp_path) == [(2, True), (3, True), (4, True)]
-
-
-def errors_of(step: int, error: float, at: int | None = None) -> dict[str, Any]:
-    return {"errors": {"step": step if at is None else at, "top1_error": error}}
-
-
-@pytest.mark.parametrize(("keep_best", "left"), [(True, [2, 6, 7]), (False, [6, 7])])
-def test_the_best_is_kept_as_well(alone: dist.ProcessGroup, tmp_path: Path, keep_best: bool, left: list[int]) -> None:
-    """By the error of its own weights: those of steps 3 and 5 still carry the one of the evaluation before."""
-    errors = {
-        1: errors_of(1, 0.5), 2: errors_of(2, 0.3), 3: errors_of(3, 0.3, at=2), 4: errors_of(4, 0.4), 5: errors_of(5, 0.1, at=4),
-        6: errors_of(6, 0.35), 7: errors_of(7, 0.31),
-    }  # fmt: skip
-    for step, facts in errors.items():
-        save_whole(tmp_path, alone, step, facts=facts, keep_best=keep_best)
+@pytest.mark.parametrize(
+    ("saves", "settings", "left"),
+    [
+        ([1, 2, 3, 4], {"keep": 3}, [2, 3, 4]),
+        # A run that was set back by hand goes on below those that were left lying: the one just saved is never pruned.
+        ([50, 60, 55], {}, [55, 60]),
+        ([50, 60, 55, 20], {}, [20, 55, 60]),
+        # The best by the error of its own weights: those of steps 3 and 5 still carry the one of the evaluation before.
+        ([(1, 0.5, 1), (2, 0.3, 2), (3, 0.3, 2), (4, 0.4, 4), (5, 0.1, 4), (6, 0.35, 6), (7, 0.31, 7)], {}, [2, 6, 7]),
+        ([(1, 0.5, 1), (2, 0.3, 2), (3, 0.3, 2), (4, 0.4, 4)], {"keep_best": False}, [3, 4]),
+        # Of two that are as good the later.
+        ([(1, 0.2, 1), (2, 0.2, 2), (3, 0.9, 3), (4, 0.9, 4), (5, 0.9, 5)], {}, [2, 4, 5]),
+    ],
+)
+def test_which_are_kept(
+    alone: dist.ProcessGroup, tmp_path: Path, saves: list[Any], settings: dict[str, Any], left: list[int]
+) -> None:
+    """saves: steps, or (step, top-1 error that its state holds, step of that error)."""
+    for save in saves:
+        step, error, at = save if isinstance(save, tuple) else (save, None, None)
+        facts = {} if error is None else {"errors": {"step": at, "top1_error": error}}
+        save_whole(tmp_path, alone, step, facts=facts, **{"keep_best": True, **settings})
     assert [step for step, _ in steps(tmp_path)] == left
-
-
-def test_of_two_that_are_as_good_the_later_is_kept(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    for step, error in ((1, 0.2), (2, 0.2), (3, 0.9), (4, 0.9), (5, 0.9)):
-        save_whole(tmp_path, alone, step, facts=errors_of(step, error))
-    assert [step for step, _ in steps(tmp_path)] == [2, 4, 5]
 
 
 def test_leftovers_of_dead_attempts_go_and_those_of_a_later_one_stay(alone: dist.ProcessGroup, tmp_path: Path) -> None:
@@ -301,7 +267,7 @@ def test_leftovers_of_dead_attempts_go_and_those_of_a_later_one_stay(alone: dist
 
 def test_what_was_set_aside_goes_when_all_that_is_kept_is_newer(alone: dist.ProcessGroup, three: Path) -> None:
     damage(file_of(three, 30), "short")
-    newest_whole(str(three), lambda text: None, set_aside=True)
+    newest(three)
     save_whole(three, alone, 30, keep=2)
     save_whole(three, alone, 40, keep=2)
     assert folders(three) == ["damaged-step-00000030-a1", "step-00000030-a1", "step-00000040-a1"]

@@ -6,7 +6,9 @@ Steps are played, because their mathematics is tested elsewhere; program, meters
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,9 +101,22 @@ class Started:
         return [report["step"] for report in self.reports if report["kind"] == "checkpoint"]
 
 
-def test_a_whole_run(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+Start = Callable[..., Started]
+
+
+@pytest.fixture
+def start(alone: dist.ProcessGroup, tmp_path: Path) -> Start:
+    """Makes loops that save in one folder."""
+    return partial(Started, tmp_path, alone)
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [found.step for found in committed(str(folder))]
+
+
+def test_a_whole_run(start: Start, tmp_path: Path) -> None:
     """Reports come every third step and before each evaluation; each evaluation is saved."""
-    run = Started(tmp_path, alone)
+    run = start()
     ended, errors = run.loop.train()
     assert ended == "finished"
     assert (errors["images"], errors["loss"], errors["top1_error"], errors["step"]) == (6, 2.0, 1.0, 6)
@@ -115,20 +130,22 @@ def test_a_whole_run(alone: dist.ProcessGroup, tmp_path: Path) -> None:
     assert newest.state["errors"] == errors
 
 
-def test_saving_between_evaluations(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    run = Started(tmp_path, alone, every_steps=1)
+def test_saving_between_evaluations_and_the_attempt_in_the_names(start: Start, tmp_path: Path) -> None:
+    run = start(every_steps=1, attempt=3)
     run.loop.train()
     assert run.saved() == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005-a3", "step-00000006-a3"]
+    assert committed(str(tmp_path))[-1].state["config"]["name"] == "demo", "a checkpoint stands alone"
 
 
 @pytest.mark.parametrize("items", [0, 1, 2, 3, 5, 6, 14])
-def test_stopped_anywhere_and_continued_it_does_the_rest(alone: dist.ProcessGroup, tmp_path: Path, items: int) -> None:
+def test_stopped_anywhere_and_continued_it_does_the_rest(start: Start, tmp_path: Path, items: int) -> None:
     """An evaluation that was cut short is done anew, so 3 more tests may come; no update is made twice or left out."""
-    first = Started(tmp_path, alone, stop=lambda step: step.trained + step.tested >= items)
+    first = start(stop=lambda step: step.trained + step.tested >= items)
     assert first.loop.train()[0] == "stopped"
-    start = committed(str(tmp_path))[-1]
-    assert start.step == first.step.trained == first.loop.steps_done
-    second = Started(tmp_path, alone, start=start)
+    newest = committed(str(tmp_path))[-1]
+    assert newest.step == first.step.trained == first.loop.steps_done
+    second = start(start=newest)
     ended, errors = second.loop.train()
     assert (ended, errors["step"]) == ("finished", 6)
     assert first.step.trained + second.step.trained == 6
@@ -137,71 +154,62 @@ def test_stopped_anywhere_and_continued_it_does_the_rest(alone: dist.ProcessGrou
     assert [report["step"] for report in whole] == [2, 4, 6]
 
 
-def test_a_run_with_nothing_left_knows_its_errors(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+def test_a_run_with_nothing_left_knows_its_errors(start: Start, tmp_path: Path) -> None:
     """As when it was killed after its last checkpoint and before the result was written."""
-    expected = Started(tmp_path, alone).loop.train()
-    again = Started(tmp_path, alone, start=committed(str(tmp_path))[-1])
+    expected = start().loop.train()
+    again = start(start=committed(str(tmp_path))[-1])
     assert again.loop.train() == expected
     assert again.reports == []
 
 
-def test_the_checkpoint_that_it_started_from_is_left_alone(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+def test_the_checkpoint_that_it_started_from_is_left_alone(start: Start, tmp_path: Path) -> None:
     """To save begins with removing the folder; between that and the commit, a power cut would leave an older one only."""
-    Started(tmp_path, alone, stop=lambda step: step.tested == 3).loop.train()
-    start = committed(str(tmp_path))[-1]
-    file = Path(start.folder) / "state.json"
+    start(stop=lambda step: step.tested == 3).loop.train()
+    newest = committed(str(tmp_path))[-1]
+    file = Path(newest.folder) / "state.json"
     before = (file.stat().st_ino, file.stat().st_mtime_ns)
-    stopped = Started(tmp_path, alone, start=start, stop=lambda step: True)
+    stopped = start(start=newest, stop=lambda step: True)
     assert stopped.loop.train()[0] == "stopped"
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == before
 
 
-@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_divergence_ends_the_run_before_it_is_saved(alone: dist.ProcessGroup, tmp_path: Path, loss: float) -> None:
-    run = Started(tmp_path, alone, loss=loss, every_steps=2)
-    with pytest.raises(FloatingPointError, match="at step 2: training has diverged"):
+@pytest.mark.parametrize(
+    ("loss", "tested_loss", "every_steps", "message"),
+    [
+        ("nan", "nan", 2, "at step 2: training has diverged"),
+        ("inf", "inf", 2, "at step 2: training has diverged"),
+        # Between reports: a save is due after the first step, a report after the second.
+        ("nan", "nan", 1, "at step 1: training has diverged"),
+        # An update can break the weights after its own loss was taken.
+        ("2", "nan", None, "the validation loss is nan at step 2: training has diverged"),
+    ],
+)
+def test_divergence_ends_the_run_before_it_is_saved(
+    start: Start, tmp_path: Path, loss: str, tested_loss: str, every_steps: int | None, message: str
+) -> None:
+    run = start(loss=float(loss), every_steps=every_steps)
+    run.step.tested_loss = float(tested_loss)
+    with pytest.raises(FloatingPointError, match=message):
         run.loop.train()
-    assert committed(str(tmp_path)) == []
+    assert steps_in(tmp_path) == []
+    assert "validation" not in message or run.said()[-1] == ("evaluation", 2)
 
 
-def test_divergence_between_reports_is_not_saved_either(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    """A save is due after the first step, a report after the second."""
-    run = Started(tmp_path, alone, loss=float("nan"), every_steps=1)
-    with pytest.raises(FloatingPointError, match="at step 1: training has diverged"):
-        run.loop.train()
-    assert committed(str(tmp_path)) == []
-
-
-def test_weights_that_fail_their_evaluation_are_not_saved(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    """An update can break them after its own loss was taken."""
-    run = Started(tmp_path, alone)
-    run.step.tested_loss = float("nan")
-    with pytest.raises(FloatingPointError, match="the validation loss is nan at step 2: training has diverged"):
-        run.loop.train()
-    assert run.said()[-1] == ("evaluation", 2) and committed(str(tmp_path)) == []
-
-
-def test_an_evaluation_alone_saves_nothing(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    run = Started(tmp_path, alone)
+def test_an_evaluation_alone_saves_nothing(start: Start, tmp_path: Path) -> None:
+    run = start()
     ended, errors = run.loop.evaluate()
     assert (ended, errors["images"], run.step.trained, run.step.tested) == ("finished", 6, 0, 3)
-    assert committed(str(tmp_path)) == []
+    assert steps_in(tmp_path) == []
 
 
-def test_exchange_of_an_evaluation_is_no_part_of_the_next_steps(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exchange_of_an_evaluation_is_no_part_of_the_next_steps(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step waits one second for the exchange, by the played clock, and takes two; so does each test, three of which come
     between the reports of steps 2 and 3."""
-    run = Started(tmp_path, alone)
+    run = start()
     exchange: Any = run.step.model.exchange
 
-    class Clock:
-        def perf_counter(self) -> float:
-            seconds: float = 2.0 * exchange.seconds
-            return seconds
-
-    monkeypatch.setattr(meters, "time", Clock())
+    played = SimpleNamespace(perf_counter=lambda: 2.0 * exchange.seconds)
+    monkeypatch.setattr(meters, "time", played)
     run.loop.train()
     assert [report["exchange_wait"] for report in run.reports if report["kind"] == "train"] == [0.5] * 4
     # Three tests of two seconds each; checkpoints take time that is no part of either.
@@ -223,33 +231,33 @@ def slow(monkeypatch: pytest.MonkeyPatch, seconds: float, fails: bool = False) -
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["while it trains", "when all is done"])
 def test_a_save_that_fails_ends_the_run(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     slow(monkeypatch, seconds, fails=True)
-    run = Started(tmp_path, alone)
+    run = start()
     with pytest.raises(OSError, match="No space left on device"):
         run.loop.train()
-    assert committed(str(tmp_path)) == [] and run.saved() == []
+    assert steps_in(tmp_path) == [] and run.saved() == []
 
 
 def test_training_goes_on_while_it_is_saved_and_nothing_is_finished_before_it(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.3)
-    run = Started(tmp_path, alone)
+    run = start()
     assert run.loop.train()[0] == "finished"
-    assert [found.step for found in committed(str(tmp_path))] == [4, 6]
+    assert steps_in(tmp_path) == [4, 6]
     kinds = [(report["kind"], report["step"]) for report in run.reports]
     assert kinds.index(("train", 3)) < kinds.index(("checkpoint", 2)), "training waited for the first save"
     assert kinds[-1] == ("checkpoint", 6)
 
 
 def test_divergence_lets_the_save_under_way_come_to_its_end(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is being saved is from before it."""
     slow(monkeypatch, 0.3)
-    run = Started(tmp_path, alone, every_steps=1)
+    run = start(every_steps=1)
     train = run.step.train
 
     def diverges(batch: object, rates: object, *, part: int, parts: int) -> Tensor:
@@ -259,10 +267,4 @@ def test_divergence_lets_the_save_under_way_come_to_its_end(
     monkeypatch.setattr(run.step, "train", diverges)
     with pytest.raises(FloatingPointError, match="at step 2: training has diverged"):
         run.loop.train()
-    assert [found.step for found in committed(str(tmp_path))] == run.saved() == [1]
-
-
-def test_the_attempt_is_part_of_the_name(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    Started(tmp_path, alone, attempt=3).loop.train()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004-a3", "step-00000006-a3"]
-    assert committed(str(tmp_path))[-1].state["config"]["name"] == "demo", "a checkpoint stands alone"
+    assert steps_in(tmp_path) == run.saved() == [1]

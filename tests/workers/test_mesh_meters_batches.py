@@ -4,6 +4,7 @@ What the groups are among real ranks is part of test_checkpoint, where four of t
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from configs.loader import load
 from workers import meters
 from workers.batches import Batches
+from workers.column_worker import ColumnWorker
 from workers.groups import use_interface
 from workers.mesh import Mesh
 from workers.meters import Cpu, Exchanged, Meter
@@ -22,27 +25,15 @@ from workers.meters import Cpu, Exchanged, Meter
 
 def test_ranks_go_through_the_columns_of_a_replica_first() -> None:
     mesh = Mesh(replicas=3, processes_per_replica=2, columns_per_process=1, device="cpu")
-    assert mesh.size == 6
+    assert (mesh.size, mesh.backend, mesh.name(3)) == (6, "gloo", "column r1 c1")
     assert [(mesh.replica(rank), mesh.place(rank), mesh.first_column(rank)) for rank in range(6)] == [
         (0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1), (2, 0, 0), (2, 1, 1),
     ]  # fmt: skip
-    assert mesh.name(3) == "column r1 c1"
-
-
-def test_processes_with_several_columns() -> None:
-    mesh = Mesh(replicas=2, processes_per_replica=2, columns_per_process=2, device="cuda")
-    assert [mesh.first_column(rank) for rank in range(4)] == [0, 2, 0, 2]
-    assert [mesh.name(rank) for rank in range(4)] == [
-        "columns r0 c0-1",
-        "columns r0 c2-3",
-        "columns r1 c0-1",
-        "columns r1 c2-3",
-    ]
-
-
-def test_backends() -> None:
-    gpu, cpu = (Mesh(replicas=1, processes_per_replica=1, columns_per_process=2, device=d) for d in ("cuda", "cpu"))
-    assert (gpu.backend, cpu.backend) == ("cpu:gloo,cuda:nccl", "gloo")
+    several = Mesh(replicas=2, processes_per_replica=2, columns_per_process=2, device="cuda")
+    assert several.backend == "cpu:gloo,cuda:nccl"
+    assert [(several.first_column(rank), several.name(rank)) for rank in range(4)] == [
+        (0, "columns r0 c0-1"), (2, "columns r0 c2-3"), (0, "columns r1 c0-1"), (2, "columns r1 c2-3"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -95,14 +86,8 @@ class Played:
         (True, 1, 0.0, 0.0, 4.0, (4.0, 0.0, 0.0)),  # the host has long gone on
         (True, 1, 0.0, 3.0, 4.0, (7.0, 0.0, 3.0)),
         (True, 10, 0.0, 3.0, 4.0, (43.0, 0.0, 3.0)),  # only the first wait is one of the device
-        (
-            True,
-            10,
-            0.0,
-            5.0,
-            4.0,
-            (54.0, 0.0, 14.0),
-        ),  # and of each later one, what it takes longer than the step before
+        # And of each later one, what it takes longer than the step before.
+        (True, 10, 0.0, 5.0, 4.0, (54.0, 0.0, 14.0)),
         (True, 10, 2.0, 1.0, 4.0, (43.0, 2.0, 1.0)),
         (True, 10, 3.0, 2.0, 4.0, (54.0, 3.0, 11.0)),
     ],
@@ -155,18 +140,18 @@ class PlayedFeed:
 
     def __init__(self, count: int) -> None:
         self.asked: list[int] = []
-        self.count = count
+        self.count, self.most = count, 2
+        self.too_early: list[int] = []
         self.stored: list[dict[str, Any]] = []
 
     def get(self, number: int) -> dict[str, Any]:
         self.asked.append(number)
+        if len(self.asked) > self.most:
+            self.too_early.append(number)
         if number >= self.count:
             raise IndexError(f"no batch {number}")
-        made = {
-            "images": np.full((2, 4, 4, 3), number, np.uint8),
-            "labels": np.full(2, number),
-            "offsets": np.zeros((2, 2), int),
-        }
+        made = {"images": np.full((2, 4, 4, 3), number, np.uint8), "labels": np.full(2, number)}
+        made["offsets"] = np.zeros((2, 2), int)
         if number % 2:
             made |= {"mirror": np.array([True, False]), "keys": np.array([-1, 2**63 - 1])}
             made |= {"colour": np.full((2, 3), 0.5, np.float32), "noisy": np.array([True, True])}
@@ -207,9 +192,9 @@ def test_batches_come_in_order_as_tensors_of_their_own(open_batches: Any) -> Non
     assert feed.asked[:5] == list(range(5))
 
 
-def settled(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def settled(condition: Callable[[], bool]) -> bool:
     """Whether it becomes true in time."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 60.0
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
@@ -217,11 +202,11 @@ def settled(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 def test_one_batch_waits_and_the_thread_holds_another(open_batches: Any) -> None:
     feed, reader = open_batches(10)
-    assert settled(lambda: len(feed.asked) == 2)
-    time.sleep(0.5)
-    assert len(feed.asked) == 2
-    next(reader)
-    assert settled(lambda: len(feed.asked) == 3)
+    for taken in range(10):
+        assert settled(lambda taken=taken: len(feed.asked) == taken + 2), feed.asked
+        feed.most = taken + 3
+        next(reader)
+    assert not feed.too_early
 
 
 def test_error_comes_after_the_batches_before_it(open_batches: Any) -> None:
@@ -237,4 +222,23 @@ def test_closing_ends_the_thread(open_batches: Any, count: int) -> None:
     feed, reader = open_batches(count)
     assert settled(lambda: len(feed.asked) >= min(2, count + 1))
     reader.close()
-    assert settled(lambda: not reader._thread.is_alive(), seconds=3.0)
+    assert settled(lambda: "batches" not in [thread.name for thread in threading.enumerate()])
+
+
+def test_reports_are_kept_until_the_driver_has_them() -> None:
+    mesh = Mesh(replicas=1, processes_per_replica=2, columns_per_process=1, device="cpu")
+    worker = ColumnWorker(load(None), mesh, 0)
+
+    def told(seen: int) -> list[int]:
+        return [report["step"] for report in worker.status(seen, 0).reports]
+
+    for step in range(5):
+        worker._report({"kind": "train", "step": step})
+    assert told(0) == [0, 1, 2, 3, 4] == told(0), "an answer may be lost"
+    worker._report({"kind": "train", "step": 5})
+    assert told(5) == [5]
+    assert len(worker._reports) == 1, "a run of days does not keep them all"
+    assert told(2) == [5], "a call that was given up comes after a later one"
+    worker._report({"kind": "train", "step": 6})
+    assert told(6) == [6]
+    assert told(7) == []

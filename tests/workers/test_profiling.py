@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,14 @@ import pytest
 import torch.distributed as dist
 
 from alexnet.ranges import named
-from tests.workers.test_loop import PlayedStep, Started
+from tests.workers.test_loop import Started
 from workers import profiling
-from workers.checkpoint import Checkpoint
 from workers.checkpoint_list import committed
 from workers.profiling import Profiling
 
 
-def started(
-    root: Path,
-    group: dist.ProcessGroup,
-    steps: tuple[int, int],
-    *,
-    start: Checkpoint | None = None,
-    stop: Callable[[PlayedStep], bool] = lambda step: False,
-) -> Started:
-    run = Started(root, group, start=start, stop=stop)
+def started(root: Path, group: dist.ProcessGroup, steps: tuple[int, int], **options: Any) -> Started:
+    run = Started(root, group, **options)
     run.loop.config = replace(run.loop.config, train=replace(run.loop.config.train, profile_steps=steps))
     run.loop.profiling = Profiling(steps, "cpu", group)
     return run
@@ -48,14 +39,9 @@ def test_a_trace_has_the_steps_that_were_asked_for(alone: dist.ProcessGroup, tmp
     run = started(tmp_path, alone, (2, 4))
     assert run.loop.train()[0] == "finished"
     [report] = profiles(run)
-    assert run.loop.profiling.trace is not None
-    assert report == {
-        "kind": "profile",
-        "first": 2,
-        "last": 4,
-        "step": 4,
-        "bytes": [len(run.loop.profiling.trace.content)],
-    }
+    trace = run.loop.profiling.trace
+    assert trace is not None
+    assert report == {"kind": "profile", "first": 2, "last": 4, "step": 4, "bytes": [len(trace.content)]}
     assert traced(run) == ["step 2", "step 3", "step 4"]
     assert run.step.trained == 6
 

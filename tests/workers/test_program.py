@@ -41,58 +41,40 @@ def all_items(program: Program, step: int = 0, *, evaluated: bool = False) -> li
 
 
 @given(settings_of_runs())
-def test_replicas_walk_in_step(settings: dict[str, Any]) -> None:
-    """They agree before each item on whether to stop, so a difference in number would be a deadlock."""
-    walks = [
-        [(item.step, item.request.split, item.ends_evaluation) for item in all_items(program)]
-        for program in programs(**settings)
-    ]
-    assert all(walk == walks[0] for walk in walks)
+def test_the_walks_of_all_replicas(settings: dict[str, Any]) -> None:
+    """Of one shape, for they agree before each item on whether to stop, so a difference in number would be a deadlock.
 
+    Training is consecutive, with each row once per epoch. Each evaluation sees every row once, also with fewer rows than
+    replicas, and its last item alone ends it.
+    """
+    walks = [all_items(program) for program in programs(**settings)]
+    shapes = [[(item.step, item.request.split, item.ends_evaluation) for item in walk] for walk in walks]
+    assert all(shape == shapes[0] for shape in shapes)
 
-@given(settings_of_runs())
-def test_training_is_consecutive_and_each_row_comes_once_per_epoch(settings: dict[str, Any]) -> None:
-    batch, rows = settings["batch_size"], settings["train_rows"]
-    walks = [[item for item in all_items(program) if item.request.split == "train"] for program in programs(**settings)]
     samples: list[int] = []
-    for step, items in enumerate(zip(*walks, strict=True)):
+    training = [[item for item in walk if item.request.split == "train"] for walk in walks]
+    for step, items in enumerate(zip(*training, strict=True)):
         for item in items:
             assert item.step == step + 1 and not item.ends_evaluation
-            assert item.request.count == batch // settings["replicas"]
+            assert item.request.count == settings["batch_size"] // settings["replicas"]
             samples += range(item.request.start, item.request.start + item.request.count)
-    assert samples == list(range(settings["total_steps"] * batch))
-    epochs, _, found = Order(3, rows).at(np.array(samples))
-    for epoch in range(len(samples) // rows):
-        assert found[epochs == epoch].tolist() == by_hand.order(3, epoch, rows)
+    assert samples == list(range(settings["total_steps"] * settings["batch_size"]))
+    epochs, _, found = Order(3, settings["train_rows"]).at(np.array(samples))
+    for epoch in range(len(samples) // settings["train_rows"]):
+        assert found[epochs == epoch].tolist() == by_hand.order(3, epoch, settings["train_rows"])
 
-
-@given(settings_of_runs())
-def test_each_evaluation_sees_every_row_once_over_the_replicas(settings: dict[str, Any]) -> None:
-    """Also with fewer rows than replicas."""
     seen: dict[int, list[int]] = {}
-    ends: dict[int, int] = {}
-    for program in programs(**settings):
-        for item in all_items(program):
-            if item.request.split == "validation":
-                assert 0 <= item.request.count <= settings["test_batch_size"]
-                seen.setdefault(item.step, []).extend(
-                    range(item.request.start, item.request.start + item.request.count)
-                )
-                ends[item.step] = ends.get(item.step, 0) + item.ends_evaluation
-    assert settings["total_steps"] in seen
-    for rows in seen.values():
-        assert sorted(rows) == list(range(settings["validation_rows"]))
-    assert set(ends.values()) == {settings["replicas"]}
-
-
-@given(settings_of_runs())
-def test_only_the_last_item_of_an_evaluation_ends_it(settings: dict[str, Any]) -> None:
-    for program in programs(**settings):
-        walk = all_items(program)
+    for walk in walks:
         for item, after in zip(walk, [*walk[1:], None], strict=True):
-            last = item.request.split == "validation" and (after is None or after.request.split == "train")
+            tests = item.request.split == "validation"
             # Two evaluations never follow each other, for updates lie between them.
-            assert item.ends_evaluation == last
+            assert item.ends_evaluation == (tests and (after is None or after.request.split == "train"))
+            if tests:
+                assert 0 <= item.request.count <= settings["test_batch_size"]
+                rows = range(item.request.start, item.request.start + item.request.count)
+                seen.setdefault(item.step, []).extend(rows)
+    assert settings["total_steps"] in seen
+    assert all(sorted(rows) == list(range(settings["validation_rows"])) for rows in seen.values())
 
 
 @given(settings_of_runs(), st.integers(0, 25), st.booleans())
@@ -167,23 +149,15 @@ def test_imagenet_at_the_original_settings() -> None:
 
 
 def test_steps_instead_of_epochs_and_evaluation_at_the_end_only() -> None:
-    program = Program.of(
-        config(steps=7, epochs=None, evaluate_every_epochs=None), train_rows=15, validation_rows=4, replica=0
-    )
+    asked = config(steps=7, epochs=None, evaluate_every_epochs=None, evaluate_batch_size=2)
+    program = Program.of(asked, train_rows=15, validation_rows=4, replica=0)
     assert program.total_steps == 7
-    assert [item.step for item in all_items(program) if item.request.split == "validation"] == [7]
+    assert [item.step for item in all_items(program) if item.request.split == "validation"] == [7, 7]
     assert all_items(program, 7, evaluated=True) == []
-    assert [item.request.start for item in all_items(program, 7)] == [0]
-
-
-def test_a_run_that_is_beyond_its_end_has_nothing_left() -> None:
-    """As after training with fewer epochs than before."""
-    program = Program.of(config(steps=7, epochs=None), train_rows=15, validation_rows=4, replica=0)
+    assert [item.request.start for item in all_items(program, 7)] == [0, 2]
+    # Nothing is left of a run that is beyond its end, as after training with fewer epochs than before.
     assert [item for item in all_items(program, 9, evaluated=True) if item.request.split == "train"] == []
-
-
-def test_evaluation_alone_is_the_evaluation_of_the_run() -> None:
-    program = Program.of(config(steps=7, epochs=None), train_rows=15, validation_rows=300, replica=0)
+    # An evaluation alone is that of the run.
     assert list(program.evaluation(7)) == [item for item in all_items(program) if item.step == 7][1:]
 
 
@@ -191,19 +165,17 @@ def test_evaluation_alone_is_the_evaluation_of_the_run() -> None:
 def test_fewer_replicas_take_the_parts_of_all(settings: dict[str, Any], parts: int) -> None:
     """In the same order, and with the same images in each part."""
     many = dict(settings, replicas=settings["replicas"] * parts, batch_size=settings["batch_size"] * parts)
-    few = dict(many, replicas=settings["replicas"])
-    wanted: dict[int, list[Request]] = {}
-    for program in programs(**many):
-        for item in all_items(program):
-            if item.request.split == "train":
-                wanted.setdefault(item.step, []).append(item.request)
-    found: dict[int, list[Request]] = {}
-    for program in programs(**few, parts=parts):
-        for item in all_items(program):
+    few = dict(many, replicas=settings["replicas"], parts=parts)
+    requests: list[dict[int, list[Request]]] = [{}, {}]
+    for found, replicas in zip(requests, (many, few), strict=True):
+        for item in (item for program in programs(**replicas) for item in all_items(program)):
             if item.request.split == "train":
                 found.setdefault(item.step, []).append(item.request)
-                assert (item.begins_step, item.ends_step) == (item.part == 0, item.part == parts - 1)
-    assert found == wanted
+                assert replicas is many or (item.begins_step, item.ends_step) == (
+                    item.part == 0,
+                    item.part == parts - 1,
+                )
+    assert requests[0] == requests[1]
 
 
 def test_replicas_in_the_mesh_count_not_those_in_the_config() -> None:

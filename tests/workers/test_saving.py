@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,25 @@ class Gate:
 
         def held(*arguments: Any) -> None:
             self.reached.set()
-            assert self.opened.wait(20)
+            assert self.opened.wait(60)
             working(*arguments)
 
         monkeypatch.setattr(saving, "save_file", held)
 
 
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
 def test_what_is_saved_is_the_state_at_its_step_though_training_goes_on(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: dist.ProcessGroup, tmp_path: Path, gate: Gate
 ) -> None:
-    gate = Gate(monkeypatch)
     model, optimizer = make()
     fill(model, optimizer, 1)
     own, facts = saver(tmp_path, model, optimizer, alone), {**state(1), "schedule": {"waited": 1}}
     own.save(facts)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(60)
     # Not a byte is written yet, and everything changes.
     fill(model, optimizer, 2)
     facts["schedule"]["waited"] = 2
@@ -55,13 +60,12 @@ def test_what_is_saved_is_the_state_at_its_step_though_training_goes_on(
 
 
 def test_one_save_is_under_way_and_the_next_waits_and_says_how_long(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: dist.ProcessGroup, tmp_path: Path, gate: Gate
 ) -> None:
-    gate = Gate(monkeypatch)
     model, optimizer = make()
     own = saver(tmp_path, model, optimizer, alone)
     own.save(state(1))
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(60)
     threading.Timer(0.3, gate.opened.set).start()
     fill(model, optimizer, 2)
     own.save(state(2))
@@ -75,29 +79,22 @@ def test_one_save_is_under_way_and_the_next_waits_and_says_how_long(
     assert holds(committed(str(tmp_path))[-1], 2)
 
 
-def test_with_nothing_under_way_there_is_nothing_to_wait_for(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+def test_state_comes_back_as_it_was_given_and_a_step_that_is_committed_is_left_alone(
+    alone: dist.ProcessGroup, tmp_path: Path
+) -> None:
+    """By whatever attempt: it is the same, bit for bit; writing it anew would put it at risk."""
+    given = {"schedule": {"best": float("inf"), "waited": 2}, "errors": {"loss": 0.1}, "dataset": "ä"}
     own = saver(tmp_path, *make(), alone)
     own.wait()
-    assert not own.has_failed and own.reports() == [] and list(tmp_path.iterdir()) == []
-
-
-def test_state_comes_back_as_it_was_given(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    given = {"schedule": {"best": float("inf"), "waited": 2}, "errors": {"loss": 0.1}, "dataset": "ä"}
-    save_whole(tmp_path, alone, 7, attempt=3, facts=given)
+    assert not own.has_failed and own.reports() == [] and list(tmp_path.iterdir()) == [], "nothing is under way"
+    first = save_whole(tmp_path, alone, 7, attempt=3, facts=given)
     [found] = committed(str(tmp_path))
     assert {key: found.state[key] for key in given} == given
     assert (found.name, found.state["attempt"]) == ("step-00000007-a3", 3)
-
-
-@pytest.mark.parametrize("attempt", [1, 2])
-def test_a_step_that_any_attempt_has_committed_is_left_alone(
-    alone: dist.ProcessGroup, tmp_path: Path, attempt: int
-) -> None:
-    """It is the same, bit for bit; writing it anew would put it at risk."""
-    first = save_whole(tmp_path, alone, 1)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert save_whole(tmp_path, alone, 1, attempt=attempt) == first
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    for attempt in (3, 4):
+        assert save_whole(tmp_path, alone, 7, attempt=attempt) == first
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_saving_over_what_was_never_committed_begins_anew(alone: dist.ProcessGroup, tmp_path: Path) -> None:
@@ -108,53 +105,59 @@ def test_saving_over_what_was_never_committed_begins_anew(alone: dist.ProcessGro
     assert sorted(path.name for path in folder.iterdir()) == ["columns-00-to-01.safetensors", "state.json"]
 
 
-def test_a_folder_that_cannot_be_made_is_an_oserror(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"the checkpoint could not be written \(rank 0: .*file"):
-        save_whole(tmp_path / "file", alone)
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("workers.checkpoint_store.FolderStore.commit", OSError("Input/output error"), "Input/output error"),
+        # A mistake of ours is named too.
+        ("workers.saving.save_file", TypeError("not a tensor"), "TypeError: not a tensor"),
+    ],
+)
+def test_what_goes_wrong_is_an_oserror(
+    alone: dist.ProcessGroup,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    error: Exception,
+    message: str,
+) -> None:
+    save_whole(tmp_path, alone, 1)
+    monkeypatch.setattr(where, failing(error))
+    with pytest.raises(OSError, match=rf"the checkpoint could not be written \(rank 0: {message}"):
+        save_whole(tmp_path, alone, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001-a1"]
+    with pytest.raises(OSError, match=r"the checkpoint could not be written \(rank 0: .*state\.json"):
+        save_whole(tmp_path / "step-00000001-a1" / "state.json", alone)
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fails(*arguments: Any) -> None:
+        raise error
+
+    return fails
 
 
 def test_a_failure_is_kept_until_it_is_asked_for(
     alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(saving, "save_file", full)
+    monkeypatch.setattr(saving, "save_file", failing(OSError(28, "No space left on device")))
     own = saver(tmp_path, *make(), alone)
     own.save(state(1))
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not own.has_failed:
         assert time.monotonic() < end
         time.sleep(0.01)
     assert own.reports() == []
+    said = r"rank 0: \[Errno 28\] No space left on device\); the ones before it are whole"
     for again in (lambda: own.save(state(2)), own.wait):
-        with pytest.raises(
-            OSError, match=r"rank 0: \[Errno 28\] No space left on device\); the ones before it are whole"
-        ):
+        with pytest.raises(OSError, match=said):
             again()
 
 
-def test_a_mistake_of_ours_is_named_too(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wrong(*arguments: Any) -> None:
-        raise TypeError("not a tensor")
-
-    monkeypatch.setattr(saving, "save_file", wrong)
-    with pytest.raises(OSError, match=r"rank 0: TypeError: not a tensor"):
-        save_whole(tmp_path, alone, 1)
-
-
 def test_a_checkpoint_keeps_its_config_but_no_keys() -> None:
-    config = load_config(
-        None,
-        [
-            "data.path=s3://me:mine@bucket/set?region=x&secret_key=mine",
-            "checkpoint.folder=s3://bucket/runs?access_key=me&secret_key=mine&endpoint_override=host:1",
-        ],
-    )
-    kept = to_dict(keyless(config))
+    folder = "s3://bucket/runs?access_key=me&secret_key=mine&endpoint_override=host:1"
+    given = ["data.path=s3://me:mine@bucket/set?region=x&secret_key=mine", f"checkpoint.folder={folder}"]
+    kept = to_dict(keyless(load_config(None, given)))
     assert kept["data"]["path"] == "s3://bucket/set?region=x"
     assert kept["checkpoint"]["folder"] == "s3://bucket/runs?endpoint_override=host%3A1"
     assert "mine" not in json.dumps(kept)
