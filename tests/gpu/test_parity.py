@@ -22,9 +22,8 @@ from tests.parity.cases import CASES, draw, mean_image
 from tests.parity.running import assert_same, run, run_reference
 from tests.parity.test_exchange import (
     ranks,
-    test_each_column_gets_the_piece_meant_for_it,
+    test_each_column_gets_the_piece_meant_for_it_and_reductions,
     test_layers_that_see_all_columns_equal_autograds_own,
-    test_reductions,
 )
 from tests.parity.test_gradient_scale import columns, expected, test_gradient_scale
 from tests.parity.test_parity import (
