@@ -115,7 +115,7 @@ class Bucket(fs.FileSystemHandler):
     def create_dir(self, path: str, recursive: bool) -> None:
         raise NotImplementedError
 
-    delete_dir_contents = delete_root_dir_contents = open_input_file = open_append_stream = create_dir  # type: ignore[assignment]
+    delete_dir_contents = delete_root_dir_contents = open_input_file = open_append_stream = create_dir
 
     def _there(self, path: str) -> tuple[bytes, int]:
         if path not in self.objects:

@@ -222,7 +222,8 @@ class Remote:
             self._tried(folder, "removed", once)
 
     def move_below(self, folder: str, to: str, *, state: str) -> None:
-        """Give a folder below this one another name; where there are no folders, by copies: when all are there the old ones go, `state` first."""
+        """Give a folder below this one another name. Where there are no folders, by copies: when all are there the files go,
+        `state` first."""
         if self._flat:
             files = [file for file in self.tree() if file.startswith(f"{folder}/")]
             for file in files:
