@@ -17,6 +17,7 @@ from workers.data.storage import Remote
 How = Literal["kill", "away", "refuse", "lost answer", "forgets", "garbles"]
 ONCE: tuple[How, ...] = ("refuse", "lost answer", "forgets", "garbles")
 """What another try mends."""
+HOWS: tuple[How, ...] = ("kill", "away", *ONCE)
 
 
 class Bucket(fs.FileSystemHandler):
@@ -149,7 +150,7 @@ def every_failure(
     Of like outcomes the first is yielded. facts: what else tells outcomes apart.
     """
     seen: set[object] = set()
-    for how in ("kill", "away", *ONCE):
+    for how in HOWS:
         at, hit = 0, True
         while hit:
             at += 1

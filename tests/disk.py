@@ -135,7 +135,8 @@ class Disk:
             return None if name == "fsync" else working(first, *more, **how)
         self._step(name, path)
         if name == "fsync":
-            return self._synced(first)
+            self._synced(first)
+            return None
         folder = _inode(path.parent)
         moved = _inode(path) if name in ("replace", "rename") else None
         result = working(first, *more, **how)

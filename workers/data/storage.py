@@ -222,10 +222,11 @@ class Remote:
             self._tried(folder, "removed", once)
 
     def move_below(self, folder: str, to: str, *, state: str) -> None:
-        """Give a folder below this one another name; where there are no folders, by copies, the file `state` last."""
+        """Give a folder below this one another name. Where there are no folders, by copies: when all are there the files go,
+        `state` first."""
         if self._flat:
             files = [file for file in self.tree() if file.startswith(f"{folder}/")]
-            for file in sorted(files, key=lambda file: file == f"{folder}/{state}"):
+            for file in files:
                 target = f"{to}/{file.removeprefix(f'{folder}/')}"
                 self._tried(file, "copied", partial(self._filesystem.copy_file, self._path(file), self._path(target)))
             self.remove_below(folder, first=state)
