@@ -136,7 +136,7 @@ def test_files_hold_numbers_and_json_only(ranks: Ranks) -> None:
     assert committed(str(ranks[0]))[-1].state["shapes"]["classifier.weights"] == [7, 16]
 
 
-CONVS, DENSES = NETWORK.convs, NETWORK.denses
+CONVS, DENSES = dict(NETWORK.convs), dict(NETWORK.denses)
 
 
 @pytest.mark.parametrize(
