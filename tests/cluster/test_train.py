@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.evaluations import ERRORS
 from tests.cluster.runs import SMALL, Run, alive, running_cluster
 
 TRAINING_IMAGES = 30 * 200
@@ -168,7 +169,10 @@ def test_evaluate_finds_the_errors_that_training_reported(undisturbed: Run, fold
     run = Run(folder, "evaluate", module="evaluate", arguments=(str(undisturbed.folder), "--json", str(report)))
     assert run.finish(60) == 0, run.text
     errors = json.loads(report.read_text())
-    assert {key: errors[key] for key in undisturbed.result()["validation"]} == undisturbed.result()["validation"]
+    expected = {key: undisturbed.result()["validation"][key] for key in ERRORS}
+    [member] = errors["members"]
+    assert {key: errors[key] for key in ERRORS} == {key: member[key] for key in ERRORS} == expected
+    assert member["updates"] == 30
     assert "top-5 error" in run.text
 
 
