@@ -134,7 +134,7 @@ def _connect(
     # saved. (Ray does the same with SIGINT.)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
-        context = ray.init(
+        context: Any = ray.init(
             job_config=JobConfig(metadata=metadata), logging_level=logging.WARNING, log_to_driver=False, **settings
         )
     except ConnectionError as error:
