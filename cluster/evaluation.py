@@ -86,6 +86,8 @@ def run_evaluation(
     keep(run, about | {key: result["errors"][key] for key in ERRORS})
     print_plan([("checkpoint", start.folder), ("data", config.data.path)])
     if json_file is not None:
-        member = {"checkpoint": start.folder, "updates": start.step, "weight": 1.0, **result["errors"]}
-        write_json(json_file, as_json(views, config.data.path, result["errors"], [member]))
+        errors = {key: result["errors"][key] for key in ERRORS}
+        errors["mean_log_probability"] = -errors["loss"]  # as `Tally.errors` has it
+        member = {"checkpoint": start.folder, "updates": start.step, "weight": 1.0, **errors}
+        write_json(json_file, as_json(views, config.data.path, errors, [member]))
     return 0

@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from cluster.dataset import dataset_size
+from cluster.evaluations import ERRORS
 from cluster.group import WorkerGroup
 from cluster.plan import make_plan
 from cluster.prepare import main as prepare
@@ -193,8 +194,10 @@ def test_evaluate_finds_the_errors_that_training_reported(
     errors = json.loads(report.read_text())
     assert (errors["views"], errors["images"]) == (views, centre["images"])
     assert "top-5 error" in run.text and ("ten views" in run.text) == (views == 10)
+    [member] = errors["members"]
+    assert member["updates"] == 30 and all(errors[key] == member[key] for key in ERRORS)
     if views == 1:
-        assert {key: errors[key] for key in centre} == centre
+        assert all(errors[key] == centre[key] for key in ERRORS)
     else:
         assert near(errors, by_hand.evaluate(10)) and not near(errors, by_hand.evaluate())
 
