@@ -47,7 +47,10 @@ def ray_session(
         yield ray
     finally:
         with _signals_delayed(then_raise=False):
-            own_ray.end() if address is None else ray.shutdown()
+            if address is None:
+                own_ray.end()
+            else:
+                ray.shutdown()
 
 
 def start_own_ray_again() -> None:
