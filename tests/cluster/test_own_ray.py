@@ -36,7 +36,7 @@ def test_a_stop_is_the_drivers(
     undisturbed: Run, folder: Path, stop: Callable[[Run, list[psutil.Process]], None]
 ) -> None:
     run = Run(folder, stop.__name__, "train.steps=2000")
-    run.wait_for_step(8)
+    run.wait_for_step(3, 240)
     processes = run.descendants()
     stop(run, processes)
     assert run.finish() == 128 + signal.SIGTERM, run.text
@@ -48,7 +48,7 @@ def test_a_stop_is_the_drivers(
 @pytest.mark.parametrize("part", own_ray.PARTS)
 def test_a_private_ray_that_dies_is_started_anew(undisturbed: Run, folder: Path, part: str) -> None:
     run = Run(folder, f"no-{part}")
-    run.wait_for_step(8)
+    run.wait_for_step(3, 240)
     processes = run.descendants()
     [one] = [process for process in processes if process.name() == part]
     one.kill()
