@@ -35,8 +35,8 @@ def and_its_ray_is_killed(run: Run, processes: list[psutil.Process]) -> None:
 def test_a_stop_is_the_drivers(
     undisturbed: Run, folder: Path, stop: Callable[[Run, list[psutil.Process]], None]
 ) -> None:
-    run = Run(folder, stop.__name__, "train.steps=2000")
-    run.wait_for_step(3, 240)
+    run = Run(folder, stop.__name__, "train.steps=2000", "checkpoint.every_steps=2")
+    run.wait_for_step(5, 240)
     processes = run.descendants()
     stop(run, processes)
     assert run.finish() == 128 + signal.SIGTERM, run.text
