@@ -95,7 +95,8 @@ class Attempts:
     def _recovered(self, failure: Failure | None) -> int:
         """The step to go on after, once the failure is settled, and those that the checkpoints' place may have then."""
         while True:
-            step, away = 0, None
+            step = 0
+            away: Failure | None = None
             if failure is None or failure.nature == "away":  # else the checkpoints may be out of reach as well
                 try:
                     step = self._newest_step()

@@ -17,9 +17,9 @@ BLOCKED = (signal.SIGTERM, signal.SIGHUP)
 PARTS = ("raylet", "gcs_server")
 """Processes without which Ray is dead."""
 END_SECONDS = 5.0
-FILES = 1024
-"""That a process of Ray may have to hold open on a small machine; the usual limit, and below half of it Ray does not start."""
-FILES_PER_CPU = 16
+FILES = 256
+"""That a process may have to hold open. Ray's had 60 in a run of three workers; there is a worker for each CPU."""
+FILES_PER_CPU = 8
 
 _start: Callable[[], Any] | None = None
 

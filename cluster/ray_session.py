@@ -75,7 +75,10 @@ def ray_session(
         raise
     finally:
         with _signals_delayed(then_raise=False):
-            own_ray.end() if address is None else ray.shutdown()
+            if address is None:
+                own_ray.end()
+            else:
+                ray.shutdown()
             if wanted is not None:
                 ray_files.remove(wanted)
 

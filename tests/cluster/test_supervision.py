@@ -130,7 +130,8 @@ def test_a_storage_that_is_away_is_waited_for_within_the_budget(
 ) -> None:
     """The columns meet the outage first, then the driver, which looks for the newest checkpoint there."""
     play = Play(tmp_path, saves(5, ("fail", 0, "TimeoutError", "no answer")), settings=["fault.max_failures=3"])
-    real, calls = play.run.latest, []
+    real = play.run.latest
+    calls: list[int] = []
 
     def latest() -> Checkpoint | None:
         calls.append(1)
