@@ -83,7 +83,11 @@ def main() -> int:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     segments = set(os.listdir("/dev/shm"))
-    settings = (f"train.steps={args.steps}", "train.evaluate_every_epochs=50", "checkpoint.every_steps=50")
+    settings: tuple[str, ...] = (
+        f"train.steps={args.steps}",
+        "train.evaluate_every_epochs=50",
+        "checkpoint.every_steps=50",
+    )
     settings += ("train.report_every_steps=10", "fault.backoff_seconds=1", "fault.hang_timeout_seconds=60")
     quiet = Run(args.folder, "quiet", *settings)
     if quiet.finish(7200):

@@ -169,8 +169,8 @@ def test_on_another_data_set_the_mean_image_is_that_of_training(
     # The same images, beside a training set that was darker: its mean is no concern of this network.
     mean = np.load(other / "mean.npy") / 2
     np.save(other / "mean.npy", mean)
-    rgb_mean = tuple(float(value) for value in mean.mean(axis=(0, 1), dtype=np.float64))
-    manifest = dataclasses.replace(Manifest.load(other), rgb_mean=rgb_mean)
+    red, green, blue = map(float, mean.mean(axis=(0, 1), dtype=np.float64))
+    manifest = dataclasses.replace(Manifest.load(other), rgb_mean=(red, green, blue))
     manifest.write(other)
     found, expected = evaluated(run, f"data.path={other}"), bold.result()["validation"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)

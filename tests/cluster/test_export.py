@@ -65,7 +65,12 @@ def test_safetensors_alone_predict_the_same_to_the_last_bit(bold: Run, place: Pa
     assert metadata_of(tmp_path / "again.safetensors") == metadata_of(file)
     # They hold the whole network and say what goes in.
     metadata = metadata_of(file)
-    weights = {"conv1": (16, 3, 5, 5), "conv2": (32, 8, 3, 3), "conv3": (32, 32, 3, 3), "conv4": (32, 16, 3, 3)}
+    weights: dict[str, tuple[int, ...]] = {
+        "conv1": (16, 3, 5, 5),
+        "conv2": (32, 8, 3, 3),
+        "conv3": (32, 32, 3, 3),
+        "conv4": (32, 16, 3, 3),
+    }
     weights |= {"fc5": (64, 32 * 2 * 2), "classifier": (10, 64)}
     shapes = {f"{name}.weight": shape for name, shape in weights.items()} | {"mean_image": (28, 28, 3)}
     shapes |= {f"{name}.bias": shape[:1] for name, shape in weights.items()}

@@ -42,7 +42,9 @@ def test_what_the_forward_pass_keeps(name: str, processes: int) -> None:
     model = AlexNet(network, columns=each, exchange=Copying(2) if processes == 2 else None)
     if config.compute.channels_last:
         model = channels_last(model)
-    images = torch.zeros(IMAGES, 3, network.input_size, network.input_size, memory_format=torch.channels_last)
+    images = torch.zeros(IMAGES, 3, network.input_size, network.input_size).contiguous(
+        memory_format=torch.channels_last
+    )
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 

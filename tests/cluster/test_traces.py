@@ -87,9 +87,9 @@ def test_the_parts_of_each_step_are_named_and_in_order(profiled: Run, column: st
     names = ("begin exchange", "waiting for exchange", "own part")
     begins, waits, own = (ranges(profiled, column, name) for name in names)
     assert len(travels) == len(begins) == len(waits) == len(own) == 3 * 6
-    for begin, travel, computing, wait in zip(begins, travels, own, waits, strict=True):
-        assert begin[0] <= travel[0] and travel[1] <= wait[1]
-        assert begin[1] <= computing[0] and computing[1] <= wait[0]
+    for start, travel, computing, wait in zip(begins, travels, own, waits, strict=True):
+        assert start[0] <= travel[0] and travel[1] <= wait[1]
+        assert start[1] <= computing[0] and computing[1] <= wait[0]
 
 
 def test_both_columns_stand_on_one_clock(profiled: Run) -> None:
