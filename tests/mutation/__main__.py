@@ -2,8 +2,8 @@
 
 python -m tests.mutation alexnet/loss.py workers/data    modules or folders of targets.toml
 python -m tests.mutation --all --sample 30               thirty mutants of each module
-python -m tests.mutation --planted                       the faults of planted.toml, each of which a test must see
-python -m tests.mutation --planted plateau "bf16 loss"   some of them
+python -m tests.mutation --planted                       the faults of planted.txt, each of which a test must see
+python -m tests.mutation --planted "loss in bf16"         one of them
 
 The code is copied; nothing here changes. A mutant counts as seen if a test fails, or if the tests take ten times as long
 as without it. Those that change nothing which could be seen stand in equivalent.txt (`file: old -> new`) and are left out.
@@ -131,12 +131,14 @@ def mutations(wanted: list[str], everything: bool, sample: int, seed: int) -> li
 
 def planted(names: list[str]) -> list[Trial]:
     trials = []
-    for fault in tomllib.loads((HERE / "planted.toml").read_text())["fault"]:
-        source = (ROOT / fault["file"]).read_text()
-        assert source.count(fault["old"]) == 1, f"{fault['name']}: not once in {fault['file']}: {fault['old']}"
-        if not names or fault["name"] in names:
-            changed = source.replace(fault["old"], fault["new"])
-            trials.append(Trial(fault["file"], changed, fault["tests"], f"{fault['name']}: {' '.join(fault['tests'])}"))
+    for line in (HERE / "planted.txt").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        name, file, old, new, tests = line.split(" | ")
+        source = (ROOT / file).read_text()
+        assert source.count(old) == 1, f"{name}: not once in {file}: {old}"
+        if not names or name in names:
+            trials.append(Trial(file, source.replace(old, new), tests.split(), f"{name}: {tests}"))
     return trials
 
 
@@ -144,7 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help="files or folders of the code; with --planted, names of faults")
     parser.add_argument("--all", action="store_true", help="every module of targets.toml")
-    parser.add_argument("--planted", action="store_true", help="the faults of planted.toml")
+    parser.add_argument("--planted", action="store_true", help="the faults of planted.txt")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="N mutants of each module, chosen by --seed")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
