@@ -159,6 +159,7 @@ def _figure4(loaded: "LoadedNetwork", wanted: Wanted) -> "tuple[Figure4 | None, 
 def _write(out: Path, page: str, pictures: "dict[str, bytes]", numbers: dict[str, Any]) -> None:
     files = sorted([PAGE, NUMBERS, *pictures])
     try:
+        out.mkdir(parents=True, exist_ok=True)
         for name in _files_before(out):
             if name not in files:
                 (out / name).unlink(missing_ok=True)

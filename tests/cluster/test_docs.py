@@ -5,6 +5,7 @@ instead of run), or parse (only its options are looked at, and why). A command t
 """
 
 import importlib
+import importlib.util
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ RULES: list[tuple[str, Literal["run", "plan", "parse"], str]] = [
     (r"(evaluate|predict|export|runs)( |$)", "run", ""),
     (r"bench", "parse", "takes minutes; test_bench.py runs it at a small size"),
 ]
-ELSEWHERE = ("tests.hosts.faults", "tests.cluster.soak")
+ELSEWHERE = ("tests.hosts.faults", "tests.cluster.soak", "tests.mutation")
 """They take a quarter of an hour, and root; or as long as one likes."""
 SUBSTITUTES = {
     "[CONFIG.yaml]": "",
@@ -174,7 +175,7 @@ def test_commands_of_the_documents(command: str, request: pytest.FixtureRequest)
         assert re.search(rf"^{command.split()[1]}:", (PROJECT / "Makefile").read_text(), re.MULTILINE)
         return
     if command.split()[2] in ELSEWHERE:
-        assert (PROJECT / (command.split()[2].replace(".", "/") + ".py")).is_file()
+        assert importlib.util.find_spec(command.split()[2]) is not None
         return
     found = rule(command)
     assert found is not None, "say in RULES whether it is run, planned or only parsed"
