@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TIME_LIMIT_SECONDS = 180.0
+TIME_LIMIT_SECONDS = 600.0
 
 
 def run_ranks(
