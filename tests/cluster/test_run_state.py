@@ -35,7 +35,7 @@ def make(root: Path, name: str, *reports: dict[str, Any], torn: str = "", **star
 
 ALIVE: dict[str, Any] = {"pid": os.getpid(), "process_started": psutil.Process().create_time()}
 ELSEWHERE: dict[str, Any] = {"host": "another-machine"}
-GONE = "process 1 on {} is gone without a word: killed, or the machine went down".format(socket.gethostname())
+GONE = f"process 1 on {socket.gethostname()} is gone without a word: killed, or the machine went down"
 ENDS = [("finished", "", "complete"), ("stopped", "", "stopped"), ("failed", "column r0 c1 died", "failed")]
 
 
