@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,12 +27,7 @@ from tests.cluster.runs import SMALL
 Act = tuple[Any, ...]
 Resources = Mapping[str, float]
 SIZE = DatasetSize(train_rows=1200, validation_rows=210, image_size=28, classes=10)
-COMMON = (
-    "network.columns=1",
-    "fault.backoff_seconds=0",
-    "cluster.cpus_per_data_worker=0.01",
-    "cluster.start_timeout_seconds=60",
-)
+COMMON = "network.columns=1 fault.backoff_seconds=0 cluster.cpus_per_data_worker=0.01 cluster.start_timeout_seconds=60"
 
 
 class PlayedGroup(WorkerGroup):
@@ -76,15 +72,15 @@ class Play:
         self,
         folder: Path,
         *acts: Sequence[Act],
-        settings: Sequence[str] = (),
+        settings: str = "",
         gpus: int = 0,
         taken: Mapping[int, Resources] | None = None,
         taken_seconds: float = 30.0,
     ) -> None:
-        config = load(SMALL, [f"runs_folder={folder / 'runs'}", *COMMON, *settings])
+        config = load(SMALL, [f"runs_folder={folder / 'runs'}", *COMMON.split(), *settings.split()])
         self.run, plan = RunFolder(config), make_plan(config, gpus, SIZE)
         self.run.open()
-        self.run.path.joinpath(SCRIPT).write_text(json.dumps({"driver": os.getpid(), "attempts": acts}))
+        self.run.path.joinpath(SCRIPT).write_bytes(pickle.dumps((os.getpid(), acts)))
         self._out, self.signals = io.StringIO(), StopSignals()
         console = RunConsole(100, rich=Console(file=self._out, width=1000))
         self._reporting = Reporting(self.run, plan, console, start_step=0, sinks={})
