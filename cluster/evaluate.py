@@ -18,7 +18,7 @@ examples:
 One run is tested by its columns, as in training. Several, and by class, are tested in one process without Ray, on a GPU if
 there is one; their runs must have the same classes and validation set.
 
-exit codes: 0 done, 1 failed, 2 wrong input, 130 or 143 stopped by a signal
+exit codes: 0 done, 1 failed, 2 wrong input, 128 + its number if stopped by a signal
 """
 
 

@@ -64,7 +64,7 @@ EXAMPLES = {
 NOTES = """
 Bad images are left out, named at the end and listed in OUT/manifest.json. The manifest is written last: an
 interrupted run leaves no data set, and the same command goes on from what is there.
-exit codes: 0 done, 1 too many bad images, or damage found, 2 wrong input, 130 or 143 interrupted
+exit codes: 0 done, 1 too many bad images, or damage found, 2 wrong input, 128 + its number if a signal stopped it
 """
 SIZES = {"cifar10": 32, "tiny-imagenet": 64}
 SIZE = 256

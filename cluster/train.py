@@ -20,7 +20,7 @@ examples:
 
 A config is looked up as a path, then among the built-in ones. The same command continues a run that was stopped or died.
 Ctrl-C stops at the next step with everything saved; a second Ctrl-C stops at once.
-exit codes: 0 done, 1 the run failed, 2 wrong input, 130 or 143 stopped by a signal
+exit codes: 0 done, 1 the run failed, 2 wrong input, 128 + its number if stopped by a signal
 """
 
 

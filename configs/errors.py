@@ -9,6 +9,8 @@ would happen again (wrong input, a loss that is no number). full: a disk is, and
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WRONG = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """Of an operating system's errors, those that stay. All others are taken for outages: a try too many costs seconds."""
+OWN = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""A loss that is no number, and mistakes of ours."""
 
 
 class UserError(Exception):
@@ -33,7 +35,7 @@ def nature_of(error: BaseException) -> Nature:
         return own
     if isinstance(error, OSError):
         return "full" if error.errno in FULL else "wrong" if error.errno in WRONG else "away"
-    return "wrong" if isinstance(error, FloatingPointError) else "away"
+    return "wrong" if isinstance(error, OWN) else "away"
 
 
 def about_os(cause: OSError, text: str) -> UserError:

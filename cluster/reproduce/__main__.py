@@ -13,7 +13,7 @@ examples:
   python -m cluster.reproduce ablations data.path=data/tiny40                  what each part of the network is worth
 
 Each command goes on when it is given again; what is complete is not done again. Ctrl-C leaves nothing half done.
-exit codes: 0 done, 1 a run failed, 2 wrong input, 130 or 143 stopped by a signal
+exit codes: 0 done, 1 a run failed, 2 wrong input, 128 + its number if stopped by a signal
 """
 
 

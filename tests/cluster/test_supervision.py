@@ -43,7 +43,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "SETTLE_SECONDS", 1.0)
     monkeypatch.setattr(attempts, "diagnose", lambda *_: SimpleNamespace(join=lambda _: None))
     monkeypatch.setattr(group, "ColumnWorker", PlayedColumn)
-    monkeypatch.setattr(group, "COLUMN_ENVIRONMENT", {})  # a process with one of its own starts a second later
+    monkeypatch.setattr(group, "column_environment", lambda mesh, rank: {})  # one of its own starts a second later
     monkeypatch.setattr(supervisor, "STATUS_SECONDS", 0.1)
     monkeypatch.setattr(supervisor, "COMPANION_SECONDS", 0.5)
 
