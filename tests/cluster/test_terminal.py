@@ -15,21 +15,17 @@ NOTE = (
 LONG = "/scratch/" + "a-long-folder/" * 8 + "checkpoints"
 
 
-def terminal(width: int) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
-
-
-def written(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+def terminal(width: int) -> tuple[io.StringIO, Console]:
+    file = io.StringIO()
+    return file, Console(file=file, force_terminal=True, width=width, color_system=None)
 
 
 def test_notes_break_between_words_and_paths_nowhere() -> None:
-    console = terminal(80)
+    file, console = terminal(80)
     run = RunConsole(10, rich=console)
     run.note(NOTE)
     run.note(f"saved {LONG}")
-    lines = written(console).splitlines()
+    lines = file.getvalue().splitlines()
     assert [len(line) <= 80 for line in lines] == [True, True, True, False]
     assert " ".join(line.strip() for line in lines[:2]) == NOTE
     assert lines[-1] == LONG
@@ -37,8 +33,7 @@ def test_notes_break_between_words_and_paths_nowhere() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_live_line_fits_on_one_line(width: int) -> None:
-    console = terminal(width)
-    with RunConsole(10_000, rich=console) as run:
+    with RunConsole(10_000, rich=terminal(width)[1]) as run:
         run.report(TRAIN)
         assert run._status is not None
         text = run._status.status
