@@ -3,7 +3,7 @@
 import os
 import resource
 import signal
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,35 +14,22 @@ from configs.errors import UserError
 from tests.cluster.runs import Run, alive
 
 
-def to_all(run: Run, processes: list[psutil.Process]) -> None:
-    """As systemd does, and scancel."""
-    for process in [psutil.Process(run.process.pid), *processes]:
-        process.terminate()
-
-
-def to_its_group(run: Run, processes: list[psutil.Process]) -> None:
-    os.killpg(run.process.pid, signal.SIGTERM)
-
-
-def and_its_ray_is_killed(run: Run, processes: list[psutil.Process]) -> None:
-    for process in processes:
-        if process.is_running():
-            process.kill()
-    run.process.terminate()
-
-
-@pytest.mark.parametrize("stop", [to_all, to_its_group, and_its_ray_is_killed])
-def test_a_stop_is_the_drivers(
-    undisturbed: Run, folder: Path, stop: Callable[[Run, list[psutil.Process]], None]
-) -> None:
-    run = Run(folder, stop.__name__, "train.steps=2000", "checkpoint.every_steps=2")
+@pytest.mark.parametrize("to", ["all", "its group", "it, and its ray is killed"])
+def test_a_stop_is_the_drivers(undisturbed: Run, folder: Path, to: str) -> None:
+    """To all: as systemd does, and scancel."""
+    run = Run(folder, f"stop to {to[:9]}", "train.steps=2000", "checkpoint.every_steps=2")
     run.wait_for_step(5, 240)
-    processes = run.descendants()
-    stop(run, processes)
+    driver, processes = psutil.Process(run.process.pid), run.descendants()
+    if to == "its group":
+        os.killpg(driver.pid, signal.SIGTERM)
+    else:
+        for process in (driver, *processes) if to == "all" else (*processes, driver):
+            with suppress(psutil.NoSuchProcess):
+                process.terminate() if to == "all" or process == driver else process.kill()
     assert run.finish() == 128 + signal.SIGTERM, run.text
     assert not alive(processes)
     assert "the last checkpoint is" in run.text and "Traceback" not in run.text
-    assert ("stopped after step" in run.text) == (stop is not and_its_ray_is_killed)
+    assert ("stopped after step" in run.text) == ("killed" not in to)
 
 
 @pytest.mark.parametrize("part", own_ray.PARTS)
