@@ -33,16 +33,12 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
 @pytest.mark.parametrize(
     ("free", "held", "expected"),
     [
-        ([12], 0, 4),
         ([11], 0, 2),  # 3 would fit, and do not divide 4
-        ([9], 0, 2),
-        ([6], 0, 2),
         ([5], 0, 1),
         ([2], 0, 0),  # no CPU for the data worker
         ([3, 3, 3, 3], 0, 4),
         ([1, 1, 1, 1], 0, 0),  # a replica's columns are on one node
         ([2, 2, 1, 1], 0, 2),  # its data workers are anywhere
-        ([24], 0, 4),
         ([3], 1, 2),
         ([3], 2, 2),
         ([6], 2, 4),

@@ -1,6 +1,5 @@
 """Real runs whose private Ray is told to stop with everything else, or dies: nothing is lost, and no process is left."""
 
-import os
 import resource
 import signal
 from contextlib import suppress
@@ -14,22 +13,19 @@ from configs.errors import UserError
 from tests.cluster.runs import Run, alive
 
 
-@pytest.mark.parametrize("to", ["all", "its group", "it, and its ray is killed"])
-def test_a_stop_is_the_drivers(undisturbed: Run, folder: Path, to: str) -> None:
-    """To all: as systemd does, and scancel."""
-    run = Run(folder, f"stop to {to[:9]}", "train.steps=2000", "checkpoint.every_steps=2")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_stop_is_the_drivers(undisturbed: Run, folder: Path, killed: bool) -> None:
+    """Sent to all, as systemd does, and scancel; or to it alone, when its Ray is killed."""
+    run = Run(folder, f"stop-{killed}", "train.steps=2000", "checkpoint.every_steps=2")
     run.wait_for_step(5, 240)
     driver, processes = psutil.Process(run.process.pid), run.descendants()
-    if to == "its group":
-        os.killpg(driver.pid, signal.SIGTERM)
-    else:
-        for process in (driver, *processes) if to == "all" else (*processes, driver):
-            with suppress(psutil.NoSuchProcess):
-                process.terminate() if to == "all" or process == driver else process.kill()
+    for process in [*processes, driver] if killed else [driver, *processes]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill() if killed and process != driver else process.terminate()
     assert run.finish() == 128 + signal.SIGTERM, run.text
     assert not alive(processes)
     assert "the last checkpoint is" in run.text and "Traceback" not in run.text
-    assert ("stopped after step" in run.text) == ("killed" not in to)
+    assert ("stopped after step" in run.text) != killed
 
 
 @pytest.mark.parametrize("part", own_ray.PARTS)

@@ -116,6 +116,7 @@ GPU = "GPU 1 (NVIDIA A100-SXM4-40GB, GPU-6b2d0000-1111-2222-3333-444444444444) i
 TAKEN = GpuReport(gpus=parse(GPUS, PROCESSES))
 """By processes; DRAWN: by what is not shown, as a desktop is, which computes nothing."""
 DRAWN = GpuReport(gpus=parse(GPUS, ""))
+ONE = GpuReport(gpus=free("b").gpus[:1])
 
 
 @pytest.mark.parametrize(
@@ -126,29 +127,20 @@ DRAWN = GpuReport(gpus=parse(GPUS, ""))
         (TAKEN, free("b"), {}, "failed", f"10.0.0.0: {GPU}/usr/bin/python3 (pid 4242) with "),
         (TAKEN, free("b"), {"in_use": 1}, "ok", "4 distinct GPU(s), 1 of them in use"),  # perhaps by an actor of Ray's
         (DRAWN, free("b"), {}, "warning", f"10.0.0.0: {GPU}31,007 of 40,960 MiB, by a process that is not shown here"),
-        (
-            free("a"),
-            GpuReport(gpus=free("b").gpus[:1]),
-            {},
-            "failed",
-            "10.0.0.1: Ray was told of 2 GPU(s), and nvidia-smi shows 1. Start Ray there",
-        ),
+        (free("a"), ONE, {}, "failed", "10.0.0.1: Ray was told of 2 GPU(s), and nvidia-smi shows 1. Start Ray there"),
         (GpuReport(problem="no driver"), free("b"), {}, "warning", "10.0.0.0: the GPUs are not known: no driver"),
         (None, None, {"settings": ("cluster.device=cpu",)}, "skipped", ""),
+        (free("a"), answer(free("b"), torch="2.13.0+cpu"), {}, "failed", "10.0.0.1: torch 2.13.0+cpu knows no CUDA"),
     ],
 )
 def test_gpus_of_two_nodes(
-    first: GpuReport | None, second: GpuReport | None, more: dict[str, Any], state: str, line: str
+    first: GpuReport | None, second: GpuReport | Answer | None, more: dict[str, Any], state: str, line: str
 ) -> None:
-    results = judged.check_gpus(found(answer(first), answer(second), **more))
+    answers = (one if isinstance(one, Answer) else answer(one) for one in (first, second))
+    results = judged.check_gpus(found(*answers, **more))
     assert " ".join(result.state for result in results) == state
     assert line in results[0].line
     assert results[0].ok == ("failed" not in state)
-
-
-def test_torch_without_cuda() -> None:
-    [result] = judged.check_gpus(found(answer(free("a")), answer(free("b"), torch="2.13.0+cpu")))
-    assert not result.ok and "10.0.0.1: torch 2.13.0+cpu knows no CUDA" in result.line
 
 
 def test_a_node_has_room_for_replicas_whose_columns_share_a_gpu() -> None:
