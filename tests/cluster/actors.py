@@ -42,9 +42,6 @@ class PlayedColumn:
 
     def open_feed(self, *arguments: Any) -> None: ...
 
-    def collectives(self) -> str:
-        return "{}"
-
     def status(self, reports_seen: int, messages_seen: int) -> Any:
         reports = self._reports[reports_seen:]
         return SimpleNamespace(progress=self._progress.read(), reports=reports, messages=[], feed_counts={})

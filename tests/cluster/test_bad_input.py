@@ -1,5 +1,6 @@
 """Bad input to the commands: one clear error on stderr, a code that is not 0, nothing lost. Without Ray unless it must be."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -40,15 +41,11 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str], *, module: A
     ],
 )
 def test_what_a_run_cannot_begin_with(
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    command: list[str],
-    told: list[str],
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str], told: list[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("file").touch()
-    error = refused(capsys, command)
+    (tmp_path / "file").touch()
+    with contextlib.chdir(tmp_path):
+        error = refused(capsys, command)
     assert all(words in error for words in told), error
 
 
@@ -69,15 +66,10 @@ OTHER_DRAWINGS = ("seed=1", "size=32", "train_per_class=121", "validation_per_cl
     ],
 )
 def test_what_does_not_fit_a_data_set_or_a_run_that_is_there(
-    capsys: pytest.CaptureFixture[str],
-    undisturbed: Run,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    settings: str,
-    told: str,
+    capsys: pytest.CaptureFixture[str], undisturbed: Run, folder: Path, settings: str, told: str
 ) -> None:
-    monkeypatch.chdir(folder)
-    assert told in refused(capsys, [str(SMALL), "name=other", *settings.split()])
+    with contextlib.chdir(folder):
+        assert told in refused(capsys, [str(SMALL), "name=other", *settings.split()])
 
 
 def test_shard_with_a_flipped_byte_is_named(

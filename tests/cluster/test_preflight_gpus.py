@@ -64,9 +64,7 @@ def test_numbers_that_a_driver_does_not_tell() -> None:
         (None, "there is no nvidia-smi"),
     ],
 )
-def test_a_driver_that_does_not_work(
-    text: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_that_fails(text: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if text:
         smi(tmp_path, monkeypatch, text)
     else:

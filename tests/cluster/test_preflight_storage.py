@@ -62,21 +62,20 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_room_for_the_checkpoints_that_are_still_to_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, there: int
 ) -> None:
-    """Those that are there already will be replaced: a run that goes on needs so much less."""
+    """Those that are kept, one that is being saved, and what a crash left of another; each is weights and momentum.
+
+    Those that are there already will be replaced: a run that goes on needs so much less.
+    """
+    plan = plan_of(keep)
+    assert (plan.most_checkpoints, plan.checkpoint_bytes) == (keep + 2 + plan.config.checkpoint.keep_best, ONE)
     for step in range(there):
         folder = tmp_path / f"step-{step:08d}-a1"
         folder.mkdir()
         (folder / "columns.safetensors").write_bytes(bytes(ONE))
-    wanted = (plan_of(keep).most_checkpoints - there) * ONE
+    wanted = (plan.most_checkpoints - there) * ONE
     disk = SimpleNamespace(free=wanted)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
     assert wrong(tmp_path, keep=keep) == []
     disk.free -= 1
     [found] = wrong(tmp_path, keep=keep)
     assert f"checkpoints may take {wanted / 1e9:,.2f} GB more" in found
-
-
-def test_checkpoints_at_one_time() -> None:
-    """Those that are kept, one that is being saved, and what a crash left of another; each is weights and momentum."""
-    plan = plan_of(2)
-    assert (plan.most_checkpoints, plan.checkpoint_bytes) == (4 + plan.config.checkpoint.keep_best, ONE)

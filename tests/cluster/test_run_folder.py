@@ -44,6 +44,9 @@ def test_a_new_run_has_nothing_and_may_begin_and_may_be_moved(tmp_path: Path) ->
     run = RunFolder(load(None, [f"runs_folder={tmp_path / 'moved'}"]))
     assert (run.path / "config.yaml").is_file()
     run.check_same_experiment()
+    (tmp_path / "runs").touch()
+    with pytest.raises(UserError, match=r"the run's folder .* cannot be written"):
+        folder(tmp_path).open()
 
 
 CHANGES = {
@@ -79,14 +82,6 @@ def test_how_long_where_and_how_fast_may_change_and_is_told(begun: Path) -> None
     assert [line.split(":")[0] for line in run.changes()] == sorted(word.split("=")[0] for word in settings)
     run.open()
     assert run.changes() == []
-
-
-@pytest.mark.parametrize("content", [b"network: [", b"\xff\xfe"])
-def test_damaged_config_names_itself(begun: Path, content: bytes) -> None:
-    run = folder(begun)
-    (run.path / "config.yaml").write_bytes(content)
-    with pytest.raises(UserError, match=r"demo/config\.yaml is damaged"):
-        run.check_same_experiment()
 
 
 def test_a_result_comes_back_and_a_damaged_one_counts_as_none(begun: Path) -> None:
@@ -168,13 +163,17 @@ def test_the_config_is_whole_after_a_power_cut_at_any_step_of_it(begun: Path, mo
             assert load(begun / "runs/demo/config.yaml") == folder(begun).config, step
 
 
-def test_a_setting_that_was_not_known_then_had_its_default(begun: Path) -> None:
+def test_a_setting_that_was_not_known_then_had_its_default_and_damage_is_told(begun: Path) -> None:
     file = begun / "runs" / "demo" / "config.yaml"
     lines = file.read_text().splitlines()
     file.write_text("\n".join(line for line in lines if "crop_shared_by" not in line))
     folder(begun).check_same_experiment()
     with pytest.raises(UserError, match=r"augment\.crop_shared_by: 1 then, 4 now"):
         folder(begun, "augment.crop_shared_by=4").check_same_experiment()
+    for content in (b"network: [", b"\xff\xfe"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"demo/config\.yaml is damaged"):
+            folder(begun).check_same_experiment()
 
 
 def written(run: RunFolder, step: int, *, evaluated: bool = True, **more: Any) -> Path:
@@ -251,9 +250,3 @@ def test_where_checkpoints_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("file:///big/disk%201", "/big/disk 1/demo"),
     ):
         assert RunFolder(load(None, [f"checkpoint.folder={setting}"])).checkpoints == place
-
-
-def test_a_folder_that_cannot_be_written_is_the_user_s_matter(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("a file")
-    with pytest.raises(UserError, match=r"the run's folder .* cannot be written"):
-        folder(tmp_path).open()

@@ -15,13 +15,10 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[list[Any]]:
     """Those of a caller, one per signal; whatever a test does, the ones of this process come back."""
-    before: list[Any] = [signal.getsignal(number) for number in SIGNALS]
     mine: list[Any] = [lambda number, frame: None for _ in SIGNALS]
-    for number, handler in zip(SIGNALS, mine, strict=True):
-        signal.signal(number, handler)
+    before = list(map(signal.signal, SIGNALS, mine))
     yield mine
-    for number, handler in zip(SIGNALS, before, strict=True):
-        signal.signal(number, handler)
+    list(map(signal.signal, SIGNALS, before))
 
 
 def send(number: int) -> None:

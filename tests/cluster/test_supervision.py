@@ -100,22 +100,34 @@ def os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def fails(error: Exception) -> list[Act]:
+    return saves(5, ("fail", 0, error))
+
+
 @pytest.mark.parametrize(
-    ("error", "raised", "said"),
+    ("acts", "settings", "raised", "said"),
     [
-        (FloatingPointError("the loss is nan"), RunFailed, "the loss is nan. No other attempt is made"),
-        (UserError("no such class"), UserError, "no such class"),
-        (os_error(errno.ENOSPC), RunFailed, "No space left on device. No other attempt is made: make room on the disk"),
-        (os_error(errno.EACCES), RunFailed, "Permission denied. No other attempt is made"),
+        ([fails(FloatingPointError("nan"))], "", RunFailed, "nan. No other attempt is made"),
+        ([fails(UserError("no such class"))], "", UserError, "no such class"),
+        ([fails(os_error(errno.ENOSPC))], "", RunFailed, "No space left on device. No other .*: make room on the disk"),
+        ([fails(os_error(errno.EACCES))], "", RunFailed, "Permission denied. No other attempt is made"),
+        ([DIES], "fault.rejoin_timeout_seconds=1", RunFailed, "no room for the run in the cluster"),
+        (
+            [],
+            "cluster.replicas=8 cluster.start_timeout_seconds=1",
+            NoRoomError,
+            "needs 8.08 CPUs .* GPUs .* has 5 CPUs",
+        ),
     ],
 )
-def test_what_would_only_happen_again_is_not_tried_again(
-    tmp_path: Path, error: Exception, raised: type[Exception], said: str
+def test_what_ends_a_run(
+    tmp_path: Path, acts: list[list[Act]], settings: str, raised: type[Exception], said: str
 ) -> None:
-    play = Play(tmp_path, saves(5, ("fail", 0, error)))
+    """What would only happen again, and a cluster that has no room: from the start on, or for longer than may be."""
+    play = Play(tmp_path, *acts, taken={2: ALL}, settings=settings)
     with pytest.raises(raised, match=said):
         play.perform()
-    assert play.attempts.number == 1
+    assert len(play.log("attempt")) == len(acts)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +135,7 @@ def test_what_would_only_happen_again_is_not_tried_again(
     [RuntimeError(), ConnectionResetError(), GetTimeoutError(), UnreachableError("no answer"), os_error(errno.EIO)],
 )
 def test_what_may_be_over_soon_is_tried_again(tmp_path: Path, error: Exception) -> None:
-    assert len(finished(Play(tmp_path, [("fail", 0, error)])).attempts.failures) == 1
+    assert len(finished(Play(tmp_path, fails(error))).attempts.failures) == 1
 
 
 @pytest.mark.parametrize("tries", [1, 9])
@@ -131,7 +143,7 @@ def test_a_storage_that_is_away_is_waited_for_within_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int
 ) -> None:
     """The columns meet the outage first, then the driver, which looks for the newest checkpoint there."""
-    play = Play(tmp_path, saves(5, ("fail", 0, TimeoutError("no answer"))), settings="fault.max_failures=3")
+    play = Play(tmp_path, fails(TimeoutError("no answer")), settings="fault.max_failures=3")
     real, answers = play.run.latest, iter([True, True, *[False] * tries])
 
     def latest() -> Checkpoint | None:
@@ -152,7 +164,7 @@ def test_a_machine_that_was_asleep_is_what_is_blamed(tmp_path: Path, monkeypatch
     """The first to look after it finds a connection broken, or nothing moved for an hour."""
     looks = iter([0.0])
     monkeypatch.setattr(supervisor, "boot_time", lambda: next(looks, 3600.0))
-    play = finished(Play(tmp_path, saves(5, ("fail", 0, RuntimeError("gloo: timed out")))))
+    play = finished(Play(tmp_path, fails(RuntimeError("gloo: timed out"))))
     [failure] = play.log("failure")
     assert failure["what"].startswith("this machine stood still for 3600 s, and then column r0 c0 ")
     assert "note: this machine stood still for 3600 s (it was suspended" in play.text
@@ -164,38 +176,25 @@ def test_a_signal_stops_at_a_step(tmp_path: Path) -> None:
     assert play.signals.requested == signal.SIGTERM
 
 
-def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
-    ask = ("signal", signal.SIGTERM)
-    play = Play(tmp_path, saves(5, ask, ("wait_until_asked",), ask, ("work", 60)))
+ASK: Act = ("signal", signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("acts", "late"), [((ASK, ("wait_until_asked",), ASK, ("work", 60)), False), ((ASK, ("work", 60)), True)]
+)
+def test_a_stop_at_once(tmp_path: Path, acts: tuple[Act, ...], late: bool) -> None:
+    """By a second signal, or when it took as long as a step may."""
+    play = Play(tmp_path, saves(5, *acts), settings=f"fault.hang_timeout_seconds={5 if late else 120}")
     with pytest.raises(Interrupted) as stopped:
         play.perform()
     assert stopped.value.number == signal.SIGTERM
-    assert "did not stop in time" not in play.text
-
-
-def test_a_stop_has_as_long_as_a_step(tmp_path: Path) -> None:
-    settings = "fault.hang_timeout_seconds=5"
-    play = Play(tmp_path, saves(5, ("signal", signal.SIGINT), ("work", 60)), settings=settings)
-    with pytest.raises(Interrupted):
-        play.perform()
-    assert "the columns did not stop in time" in play.text
+    assert ("the columns did not stop in time" in play.text) == late
 
 
 @pytest.mark.parametrize(("taken", "gpus"), [(ALL, 0), ({"GPU": 1.0}, 1)])
 def test_a_restart_waits_for_a_node_to_return(tmp_path: Path, taken: dict[str, float], gpus: int) -> None:
-    assert finished(Play(tmp_path, DIES, taken={2: taken}, taken_seconds=2.0, gpus=gpus)).replicas == [1, 1]
-
-
-def test_and_for_no_longer_than_it_may(tmp_path: Path) -> None:
-    play = Play(tmp_path, DIES, taken={2: ALL}, settings="fault.rejoin_timeout_seconds=1")
-    with pytest.raises(RunFailed, match="no room for the run in the cluster"):
-        play.perform()
-
-
-def test_a_cluster_without_room_from_the_start_is_for_people(tmp_path: Path) -> None:
-    play = Play(tmp_path, settings="cluster.replicas=8 cluster.start_timeout_seconds=1")
-    with pytest.raises(NoRoomError, match=r"the run needs 8.08 CPUs and 0 GPUs .* has 5 CPUs"):
-        play.perform()
+    play = finished(Play(tmp_path, DIES, taken={2: taken}, taken_seconds=2.0, gpus=gpus))
+    assert [attempt["replicas"] for attempt in play.log("attempt")] == [1, 1]
 
 
 def test_a_node_whose_ray_is_started_anew_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +213,6 @@ def test_elastic_runs_take_a_divisor_of_their_replicas_and_come_back(tmp_path: P
     settings = "cluster.replicas=4 fault.elastic=true fault.max_failures=2"
     acts: list[list[Act]] = [DIES, DIES, saves(5, ("stop_when_asked",))]
     play = finished(Play(tmp_path, *acts, taken={2: {"CPU": 1.0}, 3: {"CPU": 3.0}}, settings=settings))
-    assert play.replicas == [4, 2, 1, 4]
+    assert [attempt["replicas"] for attempt in play.log("attempt")] == [4, 2, 1, 4]
     assert "there is room for 4 replicas instead of 1" in play.text
     assert play.log("attempt")[-1]["step"] == 5

@@ -15,6 +15,12 @@ NOTE = (
 LONG = "/scratch/" + "a-long-folder/" * 8 + "checkpoints"
 
 
+@pytest.fixture(autouse=True)
+def a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+
+
 def terminal(width: int) -> tuple[io.StringIO, Console]:
     file = io.StringIO()
     return file, Console(file=file, force_terminal=True, width=width, color_system=None)
@@ -40,11 +46,7 @@ def test_the_live_line_fits_on_one_line(width: int) -> None:
     assert isinstance(text, str) and len("? " + text) <= width and "loss 2.346" in text
 
 
-def test_the_plan_goes_on_below_its_beginning(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "60")
+def test_the_plan_goes_on_below_its_beginning(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(
         [("memory", "about 2,475.8 MB per column worker, libraries included"), ("", "column 0: 28"), ("log", LONG)]
     )
@@ -57,10 +59,7 @@ def test_the_plan_goes_on_below_its_beginning(
     ]
 
 
-def test_what_has_nothing_to_do_leaves_no_bar(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+def test_what_has_nothing_to_do_leaves_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("checking the checkpoint"):
         pass
     assert capsys.readouterr().err == ""
