@@ -14,7 +14,7 @@ def test_a_submitted_job_trains_and_is_stopped_with_a_checkpoint(undisturbed: Ru
     with running_cluster(folder, cpus=4, dashboard_port=port):
 
         def job(what: str, *more: str) -> str:
-            ray = Path(sys.executable).with_name("ray")
+            ray = str(Path(sys.executable).with_name("ray"))
             command = [ray, "job", what, "--address", f"http://127.0.0.1:{port}", *more]
             return subprocess.check_output(command, cwd=PROJECT, stderr=subprocess.STDOUT, text=True, timeout=180)
 
