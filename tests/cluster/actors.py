@@ -1,8 +1,8 @@
 """Stand-ins for a run's actors, without torch: a column plays the acts that a test has written for its attempt."""
 
-import errno
 import json
 import os
+import pickle
 import signal
 import threading
 import time
@@ -11,27 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
 
-from configs.errors import UnreachableError, UserError
 from configs.schema import Config
 from workers.mesh import Mesh
 from workers.progress import ProgressTeller
 
-SCRIPT = "script.json"
-"""In the run's folder: the driver's pid, and of each attempt a list of acts, [method, argument ...]."""
-KINDS = (
-    UserError,
-    UnreachableError,
-    FloatingPointError,
-    RuntimeError,
-    TimeoutError,
-    ConnectionResetError,
-    GetTimeoutError,
-)
-ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in KINDS}
-CHECKPOINT = {"evaluated": False, "version": 1, "shapes": {}, "files": []}
-SECONDS = {"stopped_seconds": 0.0, "waited_seconds": 0.0, "commit_seconds": 0.0}
+SCRIPT = "script.pickle"
+"""In the run's folder: the driver's pid, and of each attempt a list of acts, (method, argument ...)."""
 
 
 class PlayedColumn:
@@ -40,7 +26,7 @@ class PlayedColumn:
     def __init__(self, config: Config, mesh: Mesh, rank: int) -> None:
         self._name, self._rank = mesh.name(rank), rank
         self._folder = Path(config.runs_folder, config.name)
-        self._script: dict[str, Any] = json.loads((self._folder / SCRIPT).read_text())
+        self._driver, self._attempts = pickle.loads((self._folder / SCRIPT).read_bytes())
         self._reports: list[dict[str, Any]] = []
         self._progress = ProgressTeller()
         self._asked_to_stop, self._stopped = threading.Event(), False
@@ -56,9 +42,6 @@ class PlayedColumn:
 
     def open_feed(self, *arguments: Any) -> None: ...
 
-    def collectives(self) -> str:
-        return "{}"
-
     def status(self, reports_seen: int, messages_seen: int) -> Any:
         reports = self._reports[reports_seen:]
         return SimpleNamespace(progress=self._progress.read(), reports=reports, messages=[], feed_counts={})
@@ -68,35 +51,36 @@ class PlayedColumn:
 
     def train(self, feeder: Any, checkpoints: str, step: int, attempt: int) -> dict[str, Any]:
         self._step, self._attempt = step, attempt
-        acts = self._script["attempts"][attempt - 1 :][:1] or [[]]
-        for act, *arguments in acts[0]:
-            self._begin(act)
+        for act, *arguments in self._attempts[attempt - 1] if attempt <= len(self._attempts) else []:
+            self._progress.begin(act)
             getattr(self, act)(*arguments)
         return {"ended": "stopped" if self._stopped else "finished", "step": self._step, "errors": {}}
-
-    def _begin(self, doing: str) -> None:
-        self._progress.begin(doing)
 
     def save(self, step: int) -> None:
         self._step = step
         if self._rank == 0:
             folder = self._folder / "checkpoints" / f"step-{step:08d}-a{self._attempt}-before-evaluation"
             folder.mkdir(parents=True)
-            (folder / "state.json").write_text(json.dumps({**CHECKPOINT, "step": step, "attempt": self._attempt}))
-            self._reports.append({"kind": "checkpoint", "step": step, "seconds": 0.0, "folder": str(folder), **SECONDS})
+            state = {
+                "step": step,
+                "attempt": self._attempt,
+                "evaluated": False,
+                "version": 1,
+                "shapes": {},
+                "files": [],
+            }
+            (folder / "state.json").write_text(json.dumps(state))
+            seconds = dict.fromkeys(("seconds", "stopped_seconds", "waited_seconds", "commit_seconds"), 0.0)
+            self._reports.append({"kind": "checkpoint", "step": step, "folder": str(folder), **seconds})
 
     def die(self, rank: int) -> None:
         if self._rank == rank:
             os.kill(os.getpid(), signal.SIGKILL)
         self.hang()
 
-    def fail(self, rank: int, error: str, what: str) -> None:
+    def fail(self, rank: int, error: Exception) -> None:
         if self._rank == rank:
-            raise (
-                ERRORS[error](what)
-                if error in ERRORS
-                else OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
-            )
+            raise error
         self.hang()
 
     def hang(self) -> None:
@@ -105,11 +89,12 @@ class PlayedColumn:
     def signal(self, number: int) -> None:
         """Send it to the driver."""
         if self._rank == 0:
-            os.kill(self._script["driver"], number)
+            os.kill(self._driver, number)
 
     def wait_until_asked(self) -> None:
         """To stop."""
-        self._work_until(self._asked_to_stop.is_set)
+        while not self._asked_to_stop.is_set():
+            self.work(0.05)
 
     def stop_when_asked(self) -> None:
         self.wait_until_asked()
@@ -118,9 +103,6 @@ class PlayedColumn:
     def work(self, seconds: float) -> None:
         """Whatever is asked."""
         end = time.monotonic() + seconds
-        self._work_until(lambda: time.monotonic() > end)
-
-    def _work_until(self, over: Any) -> None:
-        while not over():
-            self._begin("working")
+        while time.monotonic() < end:
+            self._progress.begin("working")
             time.sleep(0.05)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,14 +25,8 @@ from tests.cluster.actors import SCRIPT
 from tests.cluster.runs import SMALL
 
 Act = tuple[Any, ...]
-Resources = Mapping[str, float]
 SIZE = DatasetSize(train_rows=1200, validation_rows=210, image_size=28, classes=10)
-COMMON = (
-    "network.columns=1",
-    "fault.backoff_seconds=0",
-    "cluster.cpus_per_data_worker=0.01",
-    "cluster.start_timeout_seconds=60",
-)
+COMMON = "network.columns=1 fault.backoff_seconds=0 cluster.cpus_per_data_worker=0.01 cluster.start_timeout_seconds=60"
 
 
 class PlayedGroup(WorkerGroup):
@@ -48,7 +43,7 @@ class PlayedGroup(WorkerGroup):
 class PlayedAttempts(Attempts):
     """taken: what others hold of the cluster, for `seconds`, while room is looked for; by the attempt's number."""
 
-    taken: Mapping[int, Resources]
+    taken: Mapping[int, Mapping[str, float]]
     seconds: float
     _others: PlacementGroup | None = None
 
@@ -76,15 +71,15 @@ class Play:
         self,
         folder: Path,
         *acts: Sequence[Act],
-        settings: Sequence[str] = (),
+        settings: str = "",
         gpus: int = 0,
-        taken: Mapping[int, Resources] | None = None,
+        taken: Mapping[int, Mapping[str, float]] | None = None,
         taken_seconds: float = 30.0,
     ) -> None:
-        config = load(SMALL, [f"runs_folder={folder / 'runs'}", *COMMON, *settings])
+        config = load(SMALL, [f"runs_folder={folder / 'runs'}", *COMMON.split(), *settings.split()])
         self.run, plan = RunFolder(config), make_plan(config, gpus, SIZE)
         self.run.open()
-        self.run.path.joinpath(SCRIPT).write_text(json.dumps({"driver": os.getpid(), "attempts": acts}))
+        self.run.path.joinpath(SCRIPT).write_bytes(pickle.dumps((os.getpid(), acts)))
         self._out, self.signals = io.StringIO(), StopSignals()
         console = RunConsole(100, rich=Console(file=self._out, width=1000))
         self._reporting = Reporting(self.run, plan, console, start_step=0, sinks={})
@@ -105,8 +100,3 @@ class Play:
     def log(self, kind: str) -> list[dict[str, Any]]:
         entries = map(json.loads, self.run.log.read_text().splitlines())
         return [entry for entry in entries if entry["kind"] == kind]
-
-    @property
-    def replicas(self) -> list[int]:
-        """Of each attempt."""
-        return [attempt["replicas"] for attempt in self.log("attempt")]

@@ -19,48 +19,35 @@ def train(
     decoding: seconds that the data workers have spent by now (default: as two of them do that are always busy).
     """
     seconds = data[0] + exchange[0] + compute[0]
-    return {
-        "kind": "train",
-        "step": step,
-        "epoch": step / 100,
-        "images": 1280,
-        "loss": loss,
-        "top1_error": 0.5,
-        "top5_error": 0.25,
-        "images_per_second": 1280 / seconds,
-        "data_wait": data[0] / seconds,
-        "exchange_wait": exchange[0] / seconds,
-        "by_rank": {
-            "data_wait_seconds": [*data],
-            "exchange_wait_seconds": [*exchange],
-            "compute_seconds": [*compute],
-            "exchanged_bytes": [1000 * (rank + 1) for rank in range(len(data))],
-        },
-        "weights_rate": rate,
-        "biases_rate": 2 * rate,
-        "seconds": step / 5,
-        "feeds": [
-            {
-                "batches": step, "decoded": 64 * step, "repeated": 0, "batches_held": 4, "corrupt_records": 0,
-                "seconds_decoding": 0.4 * step if decoding is None else decoding, "batches_ready": 3, "window": 4,
-            }
-        ],
-        "time": step / 5 if time is None else time,
+    by_rank = {
+        f"{name}_seconds": [*of]
+        for name, of in (("data_wait", data), ("exchange_wait", exchange), ("compute", compute))
+    }
+    feed = {
+        "batches": step, "decoded": 64 * step, "repeated": 0, "batches_held": 4, "corrupt_records": 0,
+        "seconds_decoding": 0.4 * step if decoding is None else decoding, "batches_ready": 3, "window": 4,
     }  # fmt: skip
+    return _report(
+        "train", step, time, images=1280, loss=loss, top1_error=0.5, top5_error=0.25, images_per_second=1280 / seconds,
+        data_wait=data[0] / seconds, exchange_wait=exchange[0] / seconds, weights_rate=rate, biases_rate=2 * rate, feeds=[feed],
+        by_rank={**by_rank, "exchanged_bytes": [1000 * (rank + 1) for rank in range(len(data))]},
+    )  # fmt: skip
 
 
 def evaluation(step: int, time: float | None = None) -> dict[str, Any]:
-    return {
-        "kind": "evaluation", "step": step, "epoch": step / 100, "images": 1000, "loss": 0.75, "top1_error": 0.4,
-        "top5_error": 0.125, "took_seconds": 2.5, "seconds": step / 5, "time": step / 5 if time is None else time,
-    }  # fmt: skip
+    errors = {"loss": 0.75, "top1_error": 0.4, "top5_error": 0.125}
+    return _report("evaluation", step, time, images=1000, took_seconds=2.5, **errors)
 
 
 def saved(step: int, time: float | None = None) -> dict[str, Any]:
-    return {
-        "kind": "checkpoint", "step": step, "folder": "runs/a/checkpoints/step-00000020", "stopped_seconds": 1.5,
-        "seconds": step / 5, "time": step / 5 if time is None else time,
-    }  # fmt: skip
+    return _report("checkpoint", step, time, folder="runs/a/checkpoints/step-00000020", stopped_seconds=1.5)
+
+
+def _report(kind: str, step: int, time: float | None, **more: Any) -> dict[str, Any]:
+    """Five steps are made in a second, and 100 are an epoch."""
+    seconds = step / 5
+    when = {"step": step, "epoch": step / 100, "seconds": seconds, "time": seconds if time is None else time}
+    return {"kind": kind, **when, **more}
 
 
 def start(step: int = 0, time: float = 0.0) -> dict[str, Any]:

@@ -121,6 +121,11 @@ def finished(folder: Path, name: str, *settings: str, **more: Any) -> Run:
     return run
 
 
+def losses(run: Run) -> dict[int, float]:
+    """By step."""
+    return {report["step"]: report["loss"] for report in run.reports("train")}
+
+
 def flip(file: Path) -> None:
     """One bit in the middle."""
     content = bytearray(file.read_bytes())

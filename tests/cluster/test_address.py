@@ -58,10 +58,8 @@ def test_an_address_that_cannot_be_joined_is_named_with_the_way_out(
     assert ("Unset RAY_ADDRESS" if by_environment else "Leave --address out") in said
 
 
-def test_auto_is_what_ray_finds_also_by_a_process_alone(
-    alone: None, gone: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As of `ray start --temp-dir`, whose folder nobody else knows."""
+def test_auto_is_what_ray_finds(alone: None, gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a process alone, as of `ray start --temp-dir`, whose folder nobody else knows."""
     monkeypatch.setattr(services, "find_gcs_addresses", lambda: frozenset({gone}))
     where = rf"--address auto \(\S+:{gone.split(':')[1]}: Connection refused"
     with pytest.raises(UserError, match=where), ray_session("auto"):

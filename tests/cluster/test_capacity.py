@@ -33,24 +33,23 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
 @pytest.mark.parametrize(
     ("free", "held", "expected"),
     [
-        ([12], 0, 4),
         ([11], 0, 2),  # 3 would fit, and do not divide 4
-        ([9], 0, 2),
-        ([6], 0, 2),
         ([5], 0, 1),
         ([2], 0, 0),  # no CPU for the data worker
         ([3, 3, 3, 3], 0, 4),
         ([1, 1, 1, 1], 0, 0),  # a replica's columns are on one node
         ([2, 2, 1, 1], 0, 2),  # its data workers are anywhere
-        ([24], 0, 4),
         ([3], 1, 2),
         ([3], 2, 2),
         ([6], 2, 4),
         ([], 2, 2),
+        ({"dead": 12, "there": 3}, 0, 1),
+        ({"leaving": 12, "there": 3}, 0, 1),
     ],
 )
-def test_by_cpus(nodes: Nodes, free: list[float], held: int, expected: int) -> None:
-    nodes.update({str(number): {"CPU": cpus} for number, cpus in enumerate(free)})
+def test_by_cpus(nodes: Nodes, free: list[float] | dict[str, float], held: int, expected: int) -> None:
+    named = free.items() if isinstance(free, dict) else enumerate(free)
+    nodes.update({str(name): {"CPU": cpus} for name, cpus in named})
     assert capacity.replicas_that_fit(plan(), held=held) == expected
 
 
@@ -69,9 +68,3 @@ def test_the_number_divides_those_that_were_configured(nodes: Nodes, replicas: i
     for room in range(replicas + 2):
         nodes["one"] = {"CPU": 3.0 * room}
         assert capacity.replicas_that_fit(whole) == max((n for n in range(1, room + 1) if replicas % n == 0), default=0)
-
-
-@pytest.mark.parametrize("gone", ["dead", "leaving"])
-def test_a_node_that_is_gone_or_going_has_no_room(nodes: Nodes, gone: str) -> None:
-    nodes.update({gone: {"CPU": 12.0}, "there": {"CPU": 3.0}})
-    assert capacity.replicas_that_fit(plan()) == 1

@@ -13,18 +13,10 @@ def test_a_submitted_job_trains_and_is_stopped_with_a_checkpoint(undisturbed: Ru
     port, run = free_port(), folder / "runs" / "job"
     with running_cluster(folder, cpus=4, dashboard_port=port):
 
-        def job(*arguments: str) -> str:
-            command = [str(Path(sys.executable).with_name("ray")), "job", *arguments]
-            done = subprocess.run(
-                [*command[:3], "--address", f"http://127.0.0.1:{port}", *command[3:]],
-                cwd=PROJECT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=180,
-                check=True,
-            )
-            return done.stdout
+        def job(what: str, *more: str) -> str:
+            ray = str(Path(sys.executable).with_name("ray"))
+            command = [ray, "job", what, "--address", f"http://127.0.0.1:{port}", *more]
+            return subprocess.check_output(command, cwd=PROJECT, stderr=subprocess.STDOUT, text=True, timeout=180)
 
         settings = f"name=job data.path={folder / 'data' / 'small'} runs_folder={folder / 'runs'} train.steps=100000"
         train = ["python", "-m", "cluster.train", str(SMALL.relative_to(PROJECT)), "--address", "auto"]

@@ -1,9 +1,8 @@
 """Real runs whose private Ray is told to stop with everything else, or dies: nothing is lost, and no process is left."""
 
-import os
 import resource
 import signal
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,35 +13,19 @@ from configs.errors import UserError
 from tests.cluster.runs import Run, alive
 
 
-def to_all(run: Run, processes: list[psutil.Process]) -> None:
-    """As systemd does, and scancel."""
-    for process in [psutil.Process(run.process.pid), *processes]:
-        process.terminate()
-
-
-def to_its_group(run: Run, processes: list[psutil.Process]) -> None:
-    os.killpg(run.process.pid, signal.SIGTERM)
-
-
-def and_its_ray_is_killed(run: Run, processes: list[psutil.Process]) -> None:
-    for process in processes:
-        if process.is_running():
-            process.kill()
-    run.process.terminate()
-
-
-@pytest.mark.parametrize("stop", [to_all, to_its_group, and_its_ray_is_killed])
-def test_a_stop_is_the_drivers(
-    undisturbed: Run, folder: Path, stop: Callable[[Run, list[psutil.Process]], None]
-) -> None:
-    run = Run(folder, stop.__name__, "train.steps=2000", "checkpoint.every_steps=2")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_stop_is_the_drivers(undisturbed: Run, folder: Path, killed: bool) -> None:
+    """Sent to all, as systemd does, and scancel; or to it alone, when its Ray is killed."""
+    run = Run(folder, f"stop-{killed}", "train.steps=2000", "checkpoint.every_steps=2")
     run.wait_for_step(5, 240)
-    processes = run.descendants()
-    stop(run, processes)
+    driver, processes = psutil.Process(run.process.pid), run.descendants()
+    for process in [*processes, driver] if killed else [driver, *processes]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill() if killed and process != driver else process.terminate()
     assert run.finish() == 128 + signal.SIGTERM, run.text
     assert not alive(processes)
     assert "the last checkpoint is" in run.text and "Traceback" not in run.text
-    assert ("stopped after step" in run.text) == (stop is not and_its_ray_is_killed)
+    assert ("stopped after step" in run.text) != killed
 
 
 @pytest.mark.parametrize("part", own_ray.PARTS)

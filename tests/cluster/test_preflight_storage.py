@@ -1,7 +1,6 @@
 """The checkpoint folder as nodes and driver see it. Nodes are calls in this process; real ones are in test_preflight.py."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,17 +17,6 @@ from tests.cluster.runs import SMALL
 TOKEN = "0815"
 ONE = 8 * 26_346
 """Bytes of a checkpoint of small.yaml's network: weights and momentum."""
-Free = Callable[[int], None]
-
-
-@pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> Free:
-    """Sets how much of every disk is free."""
-
-    def set_to(count: int) -> None:
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=count))
-
-    return set_to
 
 
 def plan_of(keep: int) -> Plan:
@@ -38,9 +26,8 @@ def plan_of(keep: int) -> Plan:
 def wrong(location: Path | str, *, seen_by_nodes: Path | str | None = None, keep: int = 2) -> list[str]:
     """What is found wrong. seen_by_nodes: the place that nodes take for this one."""
     plan = plan_of(keep)
-    nodes = [
-        Node(id=name, address=name, name=name, devices=NodeDevices(gpus=0, cpus=1), store_bytes=0) for name in "ab"
-    ]
+    devices = NodeDevices(gpus=0, cpus=1)
+    nodes = [Node(id=name, address=name, name=name, devices=devices, store_bytes=0) for name in "ab"]
     with StorageTest(str(location), TOKEN, nodes) as storage:
         seen = {node.id: look_at_storage(str(seen_by_nodes or location), TOKEN, node.id) for node in nodes}
         results = storage.check(plan, seen)
@@ -72,21 +59,23 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [2, 5])
 @pytest.mark.parametrize("there", [0, 1, 3])
-def test_room_for_the_checkpoints_that_are_still_to_come(tmp_path: Path, free: Free, keep: int, there: int) -> None:
-    """Those that are there already will be replaced: a run that goes on needs so much less."""
+def test_room_for_the_checkpoints_that_are_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, there: int
+) -> None:
+    """Those that are kept, one that is being saved, and what a crash left of another; each is weights and momentum.
+
+    Those that are there already will be replaced: a run that goes on needs so much less.
+    """
+    plan = plan_of(keep)
+    assert (plan.most_checkpoints, plan.checkpoint_bytes) == (keep + 2 + plan.config.checkpoint.keep_best, ONE)
     for step in range(there):
         folder = tmp_path / f"step-{step:08d}-a1"
         folder.mkdir()
         (folder / "columns.safetensors").write_bytes(bytes(ONE))
-    wanted = (plan_of(keep).most_checkpoints - there) * ONE
-    free(wanted)
+    wanted = (plan.most_checkpoints - there) * ONE
+    disk = SimpleNamespace(free=wanted)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
     assert wrong(tmp_path, keep=keep) == []
-    free(wanted - 1)
+    disk.free -= 1
     [found] = wrong(tmp_path, keep=keep)
     assert f"checkpoints may take {wanted / 1e9:,.2f} GB more" in found
-
-
-def test_checkpoints_at_one_time() -> None:
-    """Those that are kept, one that is being saved, and what a crash left of another; each is weights and momentum."""
-    plan = plan_of(2)
-    assert (plan.most_checkpoints, plan.checkpoint_bytes) == (4 + plan.config.checkpoint.keep_best, ONE)

@@ -42,12 +42,7 @@ def test_a_path_with_blanks_and_parentheses_and_nothing_left_behind(place: Path)
 
 @pytest.mark.parametrize(
     ("alive", "marked", "days", "stays"),
-    [
-        (False, True, 8, False),
-        (False, True, 6, True),
-        (False, False, 8, True),
-        (True, True, 8, True),
-    ],
+    [(False, True, 8, False), (False, True, 6, True), (False, False, 8, True), (True, True, 8, True)],
 )
 def test_old_sessions_of_ours_go(place: Path, alive: bool, marked: bool, days: int, stays: bool) -> None:
     session = place / f"session_2026-11-30_05-55-19_990348_{os.getpid() if alive else 2**22 + 1}"

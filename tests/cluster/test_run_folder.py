@@ -31,7 +31,7 @@ def begun(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_new_run_has_nothing_and_may_begin(tmp_path: Path) -> None:
+def test_a_new_run_has_nothing_and_may_begin_and_may_be_moved(tmp_path: Path) -> None:
     run = folder(tmp_path)
     run.check_same_experiment()
     assert run.result() is None and run.latest() is None
@@ -40,54 +40,43 @@ def test_a_new_run_has_nothing_and_may_begin(tmp_path: Path) -> None:
     run.check_same_experiment()
     assert load(run.path / "config.yaml") == run.config
     assert run.latest() is None
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    run = RunFolder(load(None, [f"runs_folder={tmp_path / 'moved'}"]))
+    assert (run.path / "config.yaml").is_file()
+    run.check_same_experiment()
+    (tmp_path / "runs").touch()
+    with pytest.raises(UserError, match=r"the run's folder .* cannot be written"):
+        folder(tmp_path).open()
 
 
-@pytest.mark.parametrize(
-    ("setting", "named"),
-    [
-        ("train.batch_size=32", "  train.batch_size: 64 then, 32 now"),
-        ("train.seed=1", "  train.seed: 0 then, 1 now"),
-        ("train.evaluate_every_epochs=2", "  train.evaluate_every_epochs: 4.0 then, 2.0 now"),
-        ("optimizer.momentum=0.5", "  optimizer.momentum: 0.9 then, 0.5 now"),
-        ("network.convs.conv3.maps=32", "  network.convs.conv3.maps: 64 then, 32 now"),
-        ("network.convs.conv4=null", "  network.convs.conv4.maps: 64 then, None now"),
-        ("augment.colour_noise=null", "  augment.colour_noise.strength: 0.1 then, None now"),
-        ("data.drawn_pictures.seed=1", "  data.drawn_pictures.seed: 0 then, 1 now"),
-        ("schedule.stages.0.weights=0.02", "  schedule.stages: "),
-    ],
-)
-def test_settings_that_change_what_is_learned_are_named(begun: Path, setting: str, named: str) -> None:
+CHANGES = {
+    "augment.colour_noise=null": "augment.colour_noise.strength: 0.1 then, None now",
+    "data.drawn_pictures.seed=1": "data.drawn_pictures.seed: 0 then, 1 now",
+    "network.convs.conv3.maps=32": "network.convs.conv3.maps: 64 then, 32 now",
+    "network.convs.conv4=null": "network.convs.conv4.maps: 64 then, None now",
+    "optimizer.momentum=0.5": "optimizer.momentum: 0.9 then, 0.5 now",
+    "schedule.stages.0.weights=0.02": "schedule.stages: ",
+    "train.batch_size=32": "train.batch_size: 64 then, 32 now",
+    "train.evaluate_every_epochs=2": "train.evaluate_every_epochs: 4.0 then, 2.0 now",
+    "train.seed=1": "train.seed: 0 then, 1 now",
+}
+
+
+def test_settings_that_change_what_is_learned_are_named_all_at_once(begun: Path) -> None:
     with pytest.raises(UserError) as caught:
-        folder(begun, setting).check_same_experiment()
-    lines = str(caught.value).splitlines()
-    assert any(line.startswith(named) for line in lines), lines
-    changed = [line for line in lines if line.startswith("  ")]
-    assert all(line.startswith("  " + setting.split("=")[0].removesuffix(".0.weights")) for line in changed)
-    assert "name=demo-2" in lines[-1] and "remove that folder" in lines[-1]
+        folder(begun, *CHANGES, "cluster.replicas=2").check_same_experiment()
+    _, *changed, todo = str(caught.value).splitlines()
+    for named in CHANGES.values():
+        assert any(line.startswith(f"  {named}") for line in changed), changed
+    settings = tuple("  " + setting.split("=")[0].removesuffix(".0.weights") for setting in CHANGES)
+    assert all(line.startswith(settings) for line in changed)
+    assert "name=demo-2" in todo and "remove that folder" in todo
 
 
-def test_all_changes_are_named_at_once(begun: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        folder(begun, "train.seed=1", "train.batch_size=32", "cluster.replicas=2").check_same_experiment()
-    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:-1]] == [
-        "train.batch_size",
-        "train.seed",
-    ]
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["train.epochs=100"],
-        ["train.epochs=null", "train.steps=7"],
-        ["train.report_every_steps=1", "compute.precision=bf16"],
-        ["cluster.replicas=2", "cluster.device=cpu", "cluster.data_workers=3"],
-        ["checkpoint.every_steps=5", "checkpoint.keep=9"],
-        ["data.path=elsewhere"],
-        ["data.verify_checksums=false"],
-    ],
-)
-def test_how_long_where_and_how_fast_may_change_and_is_told(begun: Path, settings: list[str]) -> None:
+def test_how_long_where_and_how_fast_may_change_and_is_told(begun: Path) -> None:
+    settings = ["train.epochs=null", "train.steps=7", "train.report_every_steps=1", "compute.precision=bf16"]
+    settings += ["cluster.replicas=2", "cluster.device=cpu", "cluster.data_workers=3", "checkpoint.every_steps=5"]
+    settings += ["checkpoint.keep=9", "data.path=elsewhere", "data.verify_checksums=false"]
     run = folder(begun, *settings)
     run.check_same_experiment()
     assert [line.split(":")[0] for line in run.changes()] == sorted(word.split("=")[0] for word in settings)
@@ -95,65 +84,31 @@ def test_how_long_where_and_how_fast_may_change_and_is_told(begun: Path, setting
     assert run.changes() == []
 
 
-def test_a_moved_folder_is_the_same_run(begun: Path) -> None:
-    (begun / "runs").rename(begun / "moved")
-    run = RunFolder(load(None, [f"runs_folder={begun / 'moved'}"]))
-    assert (run.path / "config.yaml").is_file()
-    run.check_same_experiment()
-
-
-@pytest.mark.parametrize("content", [b"network: [", b"\xff\xfe"])
-def test_damaged_config_names_itself(begun: Path, content: bytes) -> None:
+def test_a_result_comes_back_and_a_damaged_one_counts_as_none(begun: Path) -> None:
+    """The run then goes on from its last checkpoint, which has nothing left to do but to write it."""
     run = folder(begun)
-    (run.path / "config.yaml").write_bytes(content)
-    with pytest.raises(UserError, match=r"demo/config\.yaml is damaged"):
-        run.check_same_experiment()
-
-
-def test_result_round_trip(begun: Path) -> None:
-    run = folder(begun)
-    result: dict[str, Any] = {
-        "step": 625,
-        "validation": {"loss": 0.1 + 0.2, "images": 1000},
-        "train": None,
-        "feeds": [{}],
-    }
+    result = {"step": 625, "validation": {"loss": 0.1 + 0.2, "images": 1000}, "train": None, "feeds": [{}]}
     run.write_result({"step": 1})
     run.write_result(result)
     assert folder(begun).result() == result
     assert not list(run.path.glob("*.tmp"))
-
-
-def test_a_result_that_cannot_be_written_is_told_and_the_run_is_none_the_worse(begun: Path) -> None:
-    run = folder(begun)
     (run.path / "result.tmp").mkdir()
     with pytest.raises(RunFailed, match=r"has come to its end and is saved, but \S+result.json could not be written"):
         run.write_result({"step": 1})
-
-
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
-def test_a_damaged_result_counts_as_none(begun: Path, content: str) -> None:
-    """The run then goes on from its last checkpoint, which has nothing left to do but to write it."""
-    run = folder(begun)
-    (run.path / "result.json").write_text(content)
-    assert run.result() is None
-
-
-def test_attempts_are_counted_over_all_commands(begun: Path) -> None:
-    run = folder(begun)
-    assert run.attempts() == 0
-    entries = [{"kind": "attempt", "number": 1}, {"kind": "train", "number": 7}, {"kind": "attempt", "number": 2}]
-    run.log.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"kind": "attempt", "num')
-    assert run.attempts() == 2
+    for content in ("", "{", "[1]", "null"):
+        (run.path / "result.json").write_text(content)
+        assert run.result() is None
 
 
 def test_the_next_attempt_is_later_than_every_one_known(begun: Path) -> None:
+    """Of all commands; also of a log that was lost, or is on another machine."""
     run = folder(begun)
-    assert run.next_attempt() == 1
-    run.log.write_text('{"kind": "attempt", "number": 1}\n')
-    assert run.next_attempt() == 2
+    assert (run.attempts(), run.next_attempt()) == (0, 1)
+    entries = [{"kind": "attempt", "number": 1}, {"kind": "train", "number": 7}, {"kind": "attempt", "number": 2}]
+    run.log.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"kind": "attempt", "num')
+    assert (run.attempts(), run.next_attempt()) == (2, 3)
     run.to_go_on_from(7, pytest.fail)
-    assert run.next_attempt() == 8, "of a log that was lost, or is on another machine"
+    assert run.next_attempt() == 8
     with pytest.raises(UserError, match=r"another command has begun attempt 7 .*; stop one of the two commands"):
         run.to_go_on_from(7, pytest.fail)
 
@@ -208,13 +163,17 @@ def test_the_config_is_whole_after_a_power_cut_at_any_step_of_it(begun: Path, mo
             assert load(begun / "runs/demo/config.yaml") == folder(begun).config, step
 
 
-def test_a_setting_that_was_not_known_then_had_its_default(begun: Path) -> None:
+def test_a_setting_that_was_not_known_then_had_its_default_and_damage_is_told(begun: Path) -> None:
     file = begun / "runs" / "demo" / "config.yaml"
     lines = file.read_text().splitlines()
     file.write_text("\n".join(line for line in lines if "crop_shared_by" not in line))
     folder(begun).check_same_experiment()
     with pytest.raises(UserError, match=r"augment\.crop_shared_by: 1 then, 4 now"):
         folder(begun, "augment.crop_shared_by=4").check_same_experiment()
+    for content in (b"network: [", b"\xff\xfe"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"demo/config\.yaml is damaged"):
+            folder(begun).check_same_experiment()
 
 
 def written(run: RunFolder, step: int, *, evaluated: bool = True, **more: Any) -> Path:
@@ -237,6 +196,10 @@ def test_latest_is_the_newest_committed_checkpoint(begun: Path) -> None:
     latest = folder(begun).latest()
     assert latest is not None and (latest.step, latest.evaluated) == (100, False)
     assert run.newest_in_words() == latest.folder == f"{run.checkpoints}/step-00000100-a1"
+    written(run, 300, version=2)
+    with pytest.raises(UserError, match=r"step-00000300-a1 was written by another version .*; remove it"):
+        run.to_go_on_from(2, pytest.fail)
+    assert "another version" in run.newest_in_words()
 
 
 def test_an_empty_place_is_no_new_beginning_once_something_was_saved(begun: Path) -> None:
@@ -247,55 +210,29 @@ def test_an_empty_place_is_no_new_beginning_once_something_was_saved(begun: Path
     found = folder(begun).to_go_on_from(1, pytest.fail)
     assert found is not None and found.step == 30
     shutil.move(run.checkpoints, begun / "elsewhere")
+    told = r"step-00000030-a1 was saved, and there is no checkpoint at .* is it mounted"
     for ask in (lambda: folder(begun).latest(), lambda: run.to_go_on_from(2, pytest.fail)):
-        with pytest.raises(
-            UserError, match=r"step-00000030-a1 was saved, and there is no checkpoint at .* is it mounted"
-        ):
+        with pytest.raises(UserError, match=told):
             ask()
     assert not Path(run.checkpoints).exists(), "nothing is written where it should be mounted"
-
-
-def test_a_damaged_checkpoint_is_told_set_aside_and_the_one_before_it_taken(begun: Path) -> None:
-    run = folder(begun)
-    for step in (1, 2):
-        written(run, step)
-    (Path(run.checkpoints) / "step-00000002-a1" / "rows").write_bytes(b"rewr")
-    said: list[str] = []
-    found = run.to_go_on_from(1, said.append)
-    assert found is not None and found.step == 1
-    assert len(said) == 1 and "step-00000002-a1 is damaged: the checksum of rows" in said[0]
-    assert (Path(run.checkpoints) / "damaged-step-00000002-a1").is_dir()
-
-
-def test_another_version_is_told_with_the_way_out(begun: Path) -> None:
-    run = folder(begun)
-    written(run, 1, version=2)
-    with pytest.raises(UserError, match=r"step-00000001-a1 was written by another version .*; remove it"):
-        run.to_go_on_from(1, pytest.fail)
-    assert "another version" in run.newest_in_words()
 
 
 def test_checkpoints_of_another_experiment_are_refused_wherever_they_lie(tmp_path: Path) -> None:
     """Of a run whose own folder, with its config.yaml, is on another machine, say."""
     settings = [f"checkpoint.folder=file://{tmp_path}/shared", "train.epochs=3"]
-    first = folder(tmp_path / "here", *settings)
+    first, run = folder(tmp_path / "here", *settings), folder(tmp_path / "there", *settings)
     first.open()
-    assert first.checkpoints == f"{tmp_path}/shared/demo"
-    place = tmp_path / "shared" / "demo"
-    run = folder(tmp_path / "there", *settings)
-    path = place / "step-00000001-a1"
-    path.mkdir()
-    state = {"version": 1, "step": 1, "evaluated": True, "files": [], "shapes": {}, "config": to_dict(first.config)}
-    (path / "state.json").write_text(json.dumps(state))
+    path = written(first, 1, config=to_dict(first.config))
+    assert path.parent == tmp_path / "shared" / "demo"
     found = run.to_go_on_from(1, pytest.fail)
     assert found is not None and found.step == 1
     other = folder(tmp_path / "there", *settings, "train.seed=7", "train.epochs=9", "cluster.replicas=2")
     with pytest.raises(UserError) as caught:
         other.to_go_on_from(9, pytest.fail)
     assert run.next_attempt() == 2, "the run that is there may save as before"
-    lines = str(caught.value).splitlines()
-    assert lines[0] == f"{path} belongs to a run with other settings:"
-    assert lines[1:-1] == ["  train.seed: 0 then, 7 now"]
+    first_line, *changed, _ = str(caught.value).splitlines()
+    assert first_line == f"{path} belongs to a run with other settings:"
+    assert changed == ["  train.seed: 0 then, 7 now"]
 
 
 def test_where_checkpoints_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,9 +250,3 @@ def test_where_checkpoints_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("file:///big/disk%201", "/big/disk 1/demo"),
     ):
         assert RunFolder(load(None, [f"checkpoint.folder={setting}"])).checkpoints == place
-
-
-def test_a_folder_that_cannot_be_written_is_the_user_s_matter(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("a file")
-    with pytest.raises(UserError, match=r"the run's folder .* cannot be written"):
-        folder(tmp_path).open()

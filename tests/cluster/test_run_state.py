@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.run_state import find_runs, read_run
+from cluster.run_state import read_run
 from cluster.runs import main
 from configs.errors import UserError
 from tests.cluster.reports import end, evaluation, saved, start, train
@@ -35,75 +34,58 @@ def make(root: Path, name: str, *reports: dict[str, Any], torn: str = "", **star
 
 ALIVE: dict[str, Any] = {"pid": os.getpid(), "process_started": psutil.Process().create_time()}
 ELSEWHERE: dict[str, Any] = {"host": "another-machine"}
-
-
-def test_a_run_whose_process_lives_is_running(tmp_path: Path) -> None:
-    run = read_run(make(tmp_path, "a", start(), train(20), **ALIVE))
-    assert (run.state, run.why, run.step) == ("running", "", 20)
-    assert read_run(make(tmp_path, "b", start(), **ALIVE)).why == "starting"
-    assert read_run(make(tmp_path, "c", start(), train(20), end("stopped", 20), start(20), **ALIVE)).state == "running"
-
-
-def test_a_number_of_a_process_that_was_given_again_is_another_process(tmp_path: Path) -> None:
-    run = read_run(make(tmp_path, "a", start(), train(20), **{**ALIVE, "process_started": 5.0}))
-    assert run.state == "failed" and "gone without a word" in run.why
+GONE = f"process PID on {socket.gethostname()} is gone without a word: killed, or the machine went down"
+ENDS = [("finished", "", "complete"), ("stopped", "", "stopped"), ("failed", "column r0 c1 died", "failed")]
 
 
 @pytest.mark.parametrize(
-    ("ended", "why", "state"),
-    [("finished", "", "complete"), ("stopped", "", "stopped"), ("failed", "column r0 c1 died", "failed")],
+    ("started", "reports", "state", "why"),
+    [
+        (ALIVE, [start(), train(20)], "running", ""),
+        (ALIVE, [start()], "running", "starting"),
+        (ALIVE, [start(), train(20), end("stopped", 20), start(20)], "running", ""),
+        # Its number was given again, to this process.
+        (ALIVE | {"process_started": 5.0}, [start(), train(20)], "failed", GONE),
+        ({}, [start(), train(20), train(40)], "failed", GONE),
+        ({}, [start(), train(20), end("finished", 20), start(20), train(40)], "failed", GONE),
+        *(
+            (where, [start(), train(20), saved(20), end(ended, 20, why)], state, why)
+            for ended, why, state in ENDS
+            for where in ({}, ELSEWHERE)
+        ),
+    ],
 )
-def test_the_log_says_how_it_ended(ended: str, why: str, state: str, tmp_path: Path) -> None:
-    for name, where in (("here", {}), ("there", ELSEWHERE)):
-        run = read_run(make(tmp_path, name, start(), train(20), saved(20), end(ended, 20, why), **where))
-        assert (run.state, run.why) == (state, why)
+def test_state(tmp_path: Path, started: dict[str, Any], reports: list[dict[str, Any]], state: str, why: str) -> None:
+    """By its process, else by how the log of its last start ends; one that was killed left half a line."""
+    torn = '{"kind": "train", "st' if why == GONE else ""
+    run = read_run(make(tmp_path, "a", *reports, torn=torn, **started))
+    assert (run.state, run.step) == (state, max(report["step"] for report in reports))
+    assert run.why == why.replace("PID", str(run.start["pid"]))
 
 
-def test_a_process_that_was_killed_left_no_word(tmp_path: Path) -> None:
-    """Nor the rest of the line that it was writing."""
-    run = read_run(make(tmp_path, "a", start(), train(20), train(40), torn='{"kind": "train", "st'))
-    assert (run.state, run.step) == ("failed", 40)
-    assert run.why.startswith(f"process 1 on {socket.gethostname()} is gone without a word")
-
-
-def test_an_older_end_does_not_count_for_a_newer_start(tmp_path: Path) -> None:
-    run = read_run(make(tmp_path, "a", start(), train(20), end("finished", 20), start(20), train(40)))
-    assert run.state == "failed"
-
-
-def test_a_run_elsewhere_is_running_while_its_log_grows(tmp_path: Path) -> None:
-    path = make(tmp_path, "a", start(), train(20, time=10.0), train(40, time=20.0), **ELSEWHERE)
+@pytest.mark.parametrize(("gap", "silence"), [(10, 600), (1000, 5000)])
+def test_a_run_elsewhere_is_running_while_its_log_grows(tmp_path: Path, gap: int, silence: int) -> None:
+    """Where reports come every 1,000 s, ten minutes of silence say nothing."""
+    path = make(tmp_path, "a", start(), train(20, time=gap), train(40, time=2 * gap), **ELSEWHERE)
     os.utime(path / "log.jsonl", (5000, 5000))
-    run = read_run(path, now=5000.0 + 590.0)
+    run = read_run(path, now=5000.0 + silence - 10)
     assert (run.state, run.why) == ("running", "by its log; its process is on another-machine")
-    run = read_run(path, now=5000.0 + 610.0)
+    run = read_run(path, now=5000.0 + silence + 10)
     assert run.state == "failed" and "has not grown for long" in run.why
-    # Where reports come every 1,000 s, ten minutes of silence say nothing.
-    rare = make(tmp_path, "b", start(), train(20, time=1000.0), train(40, time=2000.0), **ELSEWHERE)
-    os.utime(rare / "log.jsonl", (5000, 5000))
-    assert read_run(rare, now=5000.0 + 4900.0).state == "running"
-    assert read_run(rare, now=5000.0 + 5100.0).state == "failed"
 
 
 def test_a_run_of_an_older_version_is_complete_by_its_result(tmp_path: Path) -> None:
     path = make(tmp_path, "a", train(20), evaluation(20))
     (path / "environment.json").unlink()
     assert read_run(path).state == "failed"
-    (path / "result.json").write_text('{"step": 20}')
-    assert read_run(path).state == "complete"
-    (path / "result.json").write_text('{"step": 10}')  # and then it was made longer, and killed
-    assert read_run(path).state == "failed"
-
-
-def test_what_is_no_run_is_told() -> None:
-    with pytest.raises(UserError, match=r"has no config\.yaml"):
-        read_run(Path("/"))
-    with pytest.raises(UserError, match="there is no folder nowhere"):
-        find_runs(Path("nowhere"))
+    for step, state in ((20, "complete"), (10, "failed")):  # and then it was made longer, and killed
+        (path / "result.json").write_text(f'{{"step": {step}}}')
+        assert read_run(path).state == state
 
 
 def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it raises ImportError
     make(tmp_path, "done", start(), train(980), evaluation(1000), end("finished", 1000))
     make(tmp_path, "going", start(), train(20, loss=2.345), **ALIVE)
     (tmp_path / "no run").mkdir()
@@ -117,13 +99,13 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     ]
     assert main(["--json", str(tmp_path)]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(run["state"], run["step"], Path(run["path"]).name) for run in found] == [
-        ("complete", 1000, "done"), ("running", 20, "going"),
-    ]  # fmt: skip
+    told = [(run["state"], run["step"], Path(run["path"]).name) for run in found]
+    assert told == [("complete", 1000, "done"), ("running", 20, "going")]
 
 
 def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
     said = {"kind": "verdict", "step": 20, "text": "data workers are the bottleneck", "time": 5.0}
     restart = {"kind": "restart", "step": 20, "cause": "died", "time": 6.0}
     make(tmp_path / "runs", "a", start(time=0.0), train(20), said, restart, train(40), end("stopped", 40, time=100.0))
@@ -152,27 +134,18 @@ def test_show_says_when_a_running_run_is_done(tmp_path: Path, capsys: pytest.Cap
     assert "ETA          3:20, at " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["show"], ["a", "b"], ["show", "a", "b"]])
-def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exited:
-        main(arguments)
-    assert exited.value.code == 2
-    assert "give one folder, or `show` and one run" in capsys.readouterr().err
-
-
-def test_unknown_runs_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "nobody"]) == 2
-    assert main([str(tmp_path / "nowhere")]) == 2
+def test_wrong_arguments_and_unknown_runs_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["show"], ["a", "b"], ["show", "a", "b"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert "give one folder, or `show` and one run" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 0
-    printed = capsys.readouterr()
-    assert "error: there is no run nobody here, nor in runs/" in printed.err
-    assert "no runs in" in printed.out
-
-
-def test_no_ray_is_needed(tmp_path: Path) -> None:
-    make(tmp_path, "a", start(), train(20), end("finished", 20))
-    program = (
-        f"import sys; sys.modules['ray'] = None; from cluster.runs import main; sys.exit(main([{str(tmp_path)!r}]))"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0 and "complete" in ran.stdout, ran.stderr
+    assert "no runs in" in capsys.readouterr().out
+    for wrong, told in (
+        (["show", "nobody"], "there is no run nobody here, nor in runs/"),
+        ([str(tmp_path / "nowhere")], f"there is no folder {tmp_path / 'nowhere'}"),
+    ):
+        assert main(wrong) == 2
+        assert f"error: {told}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
+        read_run(tmp_path)

@@ -14,24 +14,14 @@ from cluster import sinks
 from cluster.run_state import read_log
 from cluster.sinks import JsonLines, Sinks, find_sinks, make_sinks
 from configs.errors import UserError
-
-PROJECT = Path(__file__).parents[2]
+from tests.cluster.runs import PROJECT
 
 
 class Kept:
-    """Keeps reports; fails, or hangs, at one of them. Given by name, it is made with two arguments."""
+    """Keeps steps of reports; hangs, or fails, at one of them. Given by name, it is made with two arguments."""
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        config: dict[str, Any] | None = None,
-        *,
-        fails_at: int | None = None,
-        hangs_at: int | None = None,
-    ) -> None:
-        self.made_with = (folder, config)
-        self.reports: list[dict[str, Any]] = []
-        self.closed = 0
+    def __init__(self, *made_with: Any, fails_at: int | None = None, hangs_at: int | None = None) -> None:
+        self.made_with, self.steps, self.closed = made_with, list[int](), 0
         self.release = threading.Event()
         self._fails_at, self._hangs_at = fails_at, hangs_at
 
@@ -40,19 +30,12 @@ class Kept:
             raise OSError("no space\nleft")
         if report["step"] == self._hangs_at:
             self.release.wait(30)
-        self.reports.append(report)
+        self.steps.append(report["step"])
 
     def close(self) -> None:
         self.closed += 1
-
-
-class CannotClose(Kept):
-    def close(self) -> None:
-        raise ValueError("not open")
-
-
-def steps(sink: Kept) -> list[int]:
-    return [report["step"] for report in sink.reports]
+        if self._fails_at == -1:
+            raise ValueError("not open")
 
 
 def test_reports_reach_all_in_order_and_all_are_closed() -> None:
@@ -61,9 +44,9 @@ def test_reports_reach_all_in_order_and_all_are_closed() -> None:
     both = Sinks({"now": now}, {"later": later}, told.append)
     for step in range(100):
         both.report({"step": step})
-        assert steps(now)[-1] == step
+        assert now.steps[-1] == step
     both.close()
-    assert steps(now) == steps(later) == list(range(100))
+    assert now.steps == later.steps == list(range(100))
     assert (now.closed, later.closed, told) == (1, 1, [])
 
 
@@ -71,46 +54,36 @@ def test_reports_reach_all_in_order_and_all_are_closed() -> None:
 def test_one_that_fails_is_left_out_with_one_line(behind: bool) -> None:
     told: list[str] = []
     failing, other = Kept(fails_at=2), Kept()
-    both = Sinks({} if behind else {"failing": failing}, {"failing": failing} if behind else {}, told.append)
-    rest = Sinks({"other": other}, {}, told.append)
+    first, second = {"failing": failing}, {"other": other}
+    both = Sinks(second, first, told.append) if behind else Sinks(first | second, {}, told.append)
     for step in range(5):
         both.report({"step": step})
-        rest.report({"step": step})
     both.close()
-    assert steps(failing) == [0, 1] and steps(other) == [0, 1, 2, 3, 4]
+    assert failing.steps == [0, 1] and other.steps == [0, 1, 2, 3, 4]
     assert told == ["note: failing gets no more reports of this run (OSError: no space left); the run goes on"]
 
 
-def test_one_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("hangs_at", "why"),
+    [(1, "10 reports are waiting for it"), (19, "it did not take the last reports within 0.2 s")],
+)
+def test_one_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch, hangs_at: int, why: str) -> None:
     monkeypatch.setattr(sinks, "CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr(sinks, "MOST_WAITING", 10)
+    monkeypatch.setattr(sinks, "MOST_WAITING", 10 if hangs_at == 1 else 1000)
     told: list[str] = []
-    hanging, other = Kept(hangs_at=1), Kept()
+    hanging, other = Kept(hangs_at=hangs_at), Kept()
     both = Sinks({"other": other}, {"hanging": hanging}, told.append)
     for step in range(20):
         both.report({"step": step})
-    assert steps(other) == list(range(20))
-    assert told == [
-        "note: hanging gets no more reports of this run (TimeoutError: 10 reports are waiting for it); the run goes on"
-    ]
+    assert other.steps == list(range(20)) and (len(told) == 1) == (hangs_at == 1)
     both.close()
     hanging.release.set()
-    assert len(told) == 1
-
-    late = Kept(hangs_at=19)
-    last = Sinks({}, {"late": late}, told.append)
-    last.report({"step": 19})
-    last.close()
-    assert told[1:] == [
-        "note: late gets no more reports of this run (TimeoutError: it did not take the last reports within 0.2 s); "
-        "the run goes on"
-    ]
-    late.release.set()
+    assert told == [f"note: hanging gets no more reports of this run (TimeoutError: {why}); the run goes on"]
 
 
-def test_a_close_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_close_that_fails_is_told() -> None:
     told: list[str] = []
-    Sinks({"now": CannotClose()}, {"later": CannotClose()}, told.append).close()
+    Sinks({"now": Kept(fails_at=-1)}, {"later": Kept(fails_at=-1)}, told.append).close()
     assert sorted(line.split(" gets")[0] for line in told) == ["note: later", "note: now"]
 
 
@@ -136,17 +109,14 @@ def test_others_sinks_are_made_with_folder_and_config(tmp_path: Path) -> None:
     [(found, sink)] = make_sinks(find_sinks([name]), tmp_path, {"name": "a"}).items()
     assert found == name and isinstance(sink, Kept)
     assert sink.made_with == (tmp_path, {"name": "a"})
+    with pytest.raises(UserError, match="--sink json:dumps could not be made"):
+        make_sinks(find_sinks(["json:dumps"]), tmp_path, {})
 
 
 @pytest.mark.parametrize("name", ["no_such_module:Sink", f"{__name__}:NoSuchClass", __name__, ""])
 def test_a_sink_that_is_none_is_told_with_what_it_should_be(name: str) -> None:
     with pytest.raises(UserError, match="MODULE:CLASS"):
         find_sinks([name])
-
-
-def test_a_sink_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--sink json:dumps could not be made"):
-        make_sinks(find_sinks(["json:dumps"]), tmp_path, {})
 
 
 def test_the_example_for_mlflow_goes_on_with_the_run_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,21 +15,23 @@ NOTE = (
 LONG = "/scratch/" + "a-long-folder/" * 8 + "checkpoints"
 
 
-def terminal(width: int) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+@pytest.fixture(autouse=True)
+def a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
 
 
-def written(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+def terminal(width: int) -> tuple[io.StringIO, Console]:
+    file = io.StringIO()
+    return file, Console(file=file, force_terminal=True, width=width, color_system=None)
 
 
 def test_notes_break_between_words_and_paths_nowhere() -> None:
-    console = terminal(80)
+    file, console = terminal(80)
     run = RunConsole(10, rich=console)
     run.note(NOTE)
     run.note(f"saved {LONG}")
-    lines = written(console).splitlines()
+    lines = file.getvalue().splitlines()
     assert [len(line) <= 80 for line in lines] == [True, True, True, False]
     assert " ".join(line.strip() for line in lines[:2]) == NOTE
     assert lines[-1] == LONG
@@ -37,19 +39,14 @@ def test_notes_break_between_words_and_paths_nowhere() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_live_line_fits_on_one_line(width: int) -> None:
-    console = terminal(width)
-    with RunConsole(10_000, rich=console) as run:
+    with RunConsole(10_000, rich=terminal(width)[1]) as run:
         run.report(TRAIN)
         assert run._status is not None
         text = run._status.status
     assert isinstance(text, str) and len("? " + text) <= width and "loss 2.346" in text
 
 
-def test_the_plan_goes_on_below_its_beginning(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "60")
+def test_the_plan_goes_on_below_its_beginning(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(
         [("memory", "about 2,475.8 MB per column worker, libraries included"), ("", "column 0: 28"), ("log", LONG)]
     )
@@ -62,10 +59,7 @@ def test_the_plan_goes_on_below_its_beginning(
     ]
 
 
-def test_what_has_nothing_to_do_leaves_no_bar(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+def test_what_has_nothing_to_do_leaves_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("checking the checkpoint"):
         pass
     assert capsys.readouterr().err == ""

@@ -20,17 +20,13 @@ from cluster.plan import make_plan
 from cluster.prepare import main as prepare
 from cluster.ray_session import ray_session
 from configs.loader import load
-from tests.cluster.runs import SMALL, Run, alive, finished, running_cluster
+from tests.cluster.runs import SMALL, Run, alive, finished, losses, running_cluster
 from tests.whole.paper import Paper
 from tests.whole.playing import pictures, stored
 
 TRAINING_IMAGES = 30 * 200
 # 1,200 training images, so an evaluation every 12 steps, and one at the end.
 EVALUATIONS, VALIDATION_IMAGES = 3, 210
-
-
-def losses(run: Run) -> dict[int, float]:
-    return {report["step"]: report["loss"] for report in run.reports("train")}
 
 
 def test_run_ends_with_errors_paths_and_the_planned_data(undisturbed: Run, folder: Path) -> None:
