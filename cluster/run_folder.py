@@ -45,6 +45,9 @@ CHANGEABLE = (
     "train.profile_steps",
 )
 
+_held: dict[tuple[int, int], IO[str]] = {}
+"""Locks of runs that this process holds, by device and inode: until it ends."""
+
 
 class RunFolder:
     """`config.yaml` (all settings), `environment.json` (what each start ran on), `lock` (held by the process that trains),
@@ -60,7 +63,6 @@ class RunFolder:
         self.events = self.path / "events"
         self.saved: str | None = None
         """The last checkpoint that was reported."""
-        self._lock: IO[str] | None = None
 
     def result(self) -> dict[str, Any] | None:
         """Of the last time that the run came to the end of its program; None if it never did."""
@@ -90,12 +92,16 @@ class RunFolder:
 
         Raises UserError if another process has it; where the file system has locks across machines, one of any machine.
         """
-        if self._lock is not None or not self.path.is_dir():
+        if not self.path.is_dir():
             return
         try:
             lock = (self.path / "lock").open("a+", encoding="utf-8")
         except OSError as error:
             raise UserError(f"the run's folder {self.path} cannot be written: {error}") from None
+        about = os.fstat(lock.fileno())
+        if (key := (about.st_dev, about.st_ino)) in _held:
+            lock.close()
+            return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -107,7 +113,7 @@ class RunFolder:
             ) from None
         except OSError:
             pass  # some network file systems have no such locks; a later attempt still stops the saves of this one
-        self._lock = lock
+        _held[key] = lock
         with contextlib.suppress(OSError):  # a full disk; the lock is held without it
             lock.truncate(0)
             lock.write(f"process {os.getpid()} of {socket.gethostname()}")
