@@ -136,26 +136,16 @@ class Paper:
 
     def evaluate(self, views: int = 1) -> dict[str, Any]:
         """Of the validation set, by the centre or by the mean of the probabilities of ten views."""
-        images, side, augment = self.pictures.pixels["validation"], self.config.network.input_size, self.config.augment
-        last = images.shape[1] - side
-        centre = (last // 2, last // 2)
-        cuts = [(centre, False)]
-        if views == 10:
-            corners = [(0, 0), (0, last), (last, 0), (last, last)]
-            cuts = [(at, turned) for at in (*corners, centre) for turned in (False, True)]
-        probabilities = []
-        for (y, x), turned in cuts:
-            pixels = reference.preprocessed(
-                images[:, y : y + side, x : x + side],
-                self.pictures.mean_SSC,
-                np.full((len(images), 2), (y, x)),
-                mean=augment.mean,
-                mirror_B=np.full(len(images), turned),
-                scale=augment.pixel_scale,
-            )
-            with torch.no_grad():
-                probabilities.append(self.model.eval()(torch.from_numpy(pixels), {}).softmax(dim=1))
-        return _errors(torch.stack(probabilities).mean(dim=0).log(), self.pictures.labels["validation"])
+        pictures, augment = self.pictures, self.config.augment
+        probabilities = reference.probabilities_of(
+            self.model,
+            pictures.pixels["validation"],
+            pictures.mean_SSC,
+            views,
+            mean=augment.mean,
+            scale=augment.pixel_scale,
+        )
+        return _errors(probabilities.log(), pictures.labels["validation"])
 
     def _epoch(self, done: int) -> float:
         return done * self.config.train.batch_size / self.rows
@@ -250,11 +240,6 @@ class Paper:
 
 
 def _errors(logits_BC: Tensor, labels: Any) -> dict[str, Any]:
-    labels_B = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
-    ahead_B = (logits_BC > logits_BC.gather(1, labels_B[:, None])).sum(dim=1)
-    return {
-        "images": len(labels_B),
-        "loss": F.cross_entropy(logits_BC, labels_B).item(),
-        "top1_error": (ahead_B >= 1).double().mean().item(),
-        "top5_error": (ahead_B >= 5).double().mean().item(),
-    }
+    images, *sums = reference.sums(logits_BC, torch.as_tensor(np.asarray(labels), dtype=torch.int64)).tolist()
+    names = ("loss", "top1_error", "top5_error")
+    return {"images": images, **{name: total / images for name, total in zip(names, sums, strict=True)}}
