@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +32,8 @@ NETWORK: Network = CASES["complete"].network
 """Convolutions, hidden layers that see all columns or their own, and 7 classes: 4 for one column, 3 for the other."""
 SETTINGS = Optimizer()
 STATE: dict[str, Any] = {"schedule": {}, "errors": {}}
+FILE = "columns-00-to-01.safetensors"
+"""What `save_whole` writes beside the state."""
 
 
 def network(**changes: Any) -> Network:
@@ -70,6 +73,7 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.from_numpy(generator.integers(-(2**31), 2**31, shape, dtype=np.int32)).view(torch.float32)
 
 
+@cache
 def expected(seed: int) -> dict[str, Tensor]:
     """By the names that the file format promises."""
     out = {}
@@ -131,6 +135,16 @@ def holds(checkpoint: Checkpoint, seed: int) -> bool:
     model, optimizer = make()
     load(checkpoint, model, optimizer)
     return differences(model, optimizer, seed) == []
+
+
+def damage(file: Path, kind: str) -> None:
+    """kind: "flipped" (a bit), "short" (by a byte), or "missing"."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    if kind == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-1] if kind == "short" else data)
 
 
 def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:

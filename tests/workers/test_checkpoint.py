@@ -1,6 +1,7 @@
 """Checkpoints: any split reads what any other wrote, bit by bit; what is not whole, or another network's, is refused."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.ranks import run_ranks
 from tests.workers.columns import (
     NETWORK,
     SETTINGS,
+    damage,
     differences,
     expected,
     make,
@@ -172,26 +174,24 @@ def test_a_checkpoint_that_this_machine_does_not_see_is_not_called_damaged(ranks
         load(newest, *make())
 
 
-@pytest.mark.parametrize("damage", ["flipped", "short", "missing"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "{file} is missing; take another"),
+        ("short", "{file} has {less:,} bytes instead of {size:,}; take another"),
+        ("flipped", "the checksum of {file} is not the one recorded when it was saved; take"),
+    ],
+)
 @pytest.mark.parametrize("number", [0, 1])
-def test_damaged_file_is_refused_by_name(ranks: Ranks, tmp_path: Path, damage: str, number: int) -> None:
+def test_damaged_file_is_refused_by_name(ranks: Ranks, tmp_path: Path, kind: str, said: str, number: int) -> None:
     shutil.copytree(ranks[0], tmp_path, dirs_exist_ok=True)
     newest = committed(str(tmp_path))[-1]
     file = Path(newest.folder) / f"columns-{number:02d}-to-{number:02d}.safetensors"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    if damage == "missing":
-        file.unlink()
-    else:
-        file.write_bytes(data[:-1] if damage == "short" else data)
+    size = file.stat().st_size
+    damage(file, kind)
     model, optimizer = make()
-    size = len(data)
-    said = {
-        "missing": rf"{newest.name} is damaged: {file.name} is missing; take another",
-        "short": rf"{newest.name} is damaged: {file.name} has {size - 1:,} bytes instead of {size:,}; take another",
-        "flipped": rf"{newest.name} is damaged: the checksum of {file.name} is not the one recorded when it was saved; take",
-    }
-    with pytest.raises(UserError, match=said[damage]):
+    said = f"{newest.name} is damaged: " + said.format(file=file.name, size=size, less=size - 1)
+    with pytest.raises(UserError, match=re.escape(said)):
         load(newest, model, optimizer)
     # The one before it is as good as ever.
     load(committed(str(tmp_path))[-2], model, optimizer)

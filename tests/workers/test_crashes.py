@@ -16,7 +16,7 @@ from tests import bucket as in_bucket
 from tests import disk as on_disk
 from tests.bucket import Bucket
 from tests.disk import Disk
-from tests.workers.columns import fill, holds, make, save_whole, saver, state
+from tests.workers.columns import FILE, fill, holds, make, save_whole, saver, state
 from workers import checkpoint_store, saving
 from workers.checkpoint_list import committed, newest_whole
 from workers.checkpoint_store import STATE, open_store
@@ -25,7 +25,6 @@ from workers.data.files import make_folder
 from workers.takeover import newest_attempt, take_over
 
 MODEL, OPTIMIZER = make()
-FILE = "columns-00-to-01.safetensors"
 URL = "gs://bucket/run"
 
 
