@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.counter import GOLDEN, mix
-from configs.schema import Conv, Network, ResponseNorm
+from configs.schema import Conv, Network, ResponseNorm, StageSchedule
 
 
 class ColumnwiseLinear(nn.Module):
@@ -261,6 +261,15 @@ def sums(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     loss = F.cross_entropy(logits_BC, labels_B, reduction="sum").item()
     errors = [int((ahead_B >= k).sum()) for k in (1, 5)]
     return torch.tensor([len(labels_B), loss, *errors], dtype=torch.float64)
+
+
+def stage_rate(schedule: StageSchedule, epoch: float, layer: str, kind: str) -> float:
+    """Of the last stage so far that names the layer, or else of the last one that has a rate for all."""
+    begun = [stage for stage in schedule.stages if stage.from_epoch <= epoch]
+    own = [getattr(stage.layers[layer], kind) for stage in begun if layer in stage.layers]
+    of_all = [getattr(stage, kind) for stage in begun]
+    rates = [rate for rate in own if rate is not None] or [rate for rate in of_all if rate is not None]
+    return float(rates[-1])
 
 
 @torch.no_grad()

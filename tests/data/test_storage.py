@@ -178,6 +178,8 @@ def test_urls_of_other_kinds_are_refused(url: str) -> None:
 
 def test_keys_do_not_stand_in_messages() -> None:
     assert shown("s3://key:secret@bucket/a/?endpoint_override=x&secret_key=hidden") == "s3://bucket/a"
+    said = "train.py data.path=s3://me:mine@bucket/set?region=x&secret_key=mine train.epochs=3 at 12://no"
+    assert without_keys_in(said) == "train.py data.path=s3://bucket/set?region=x train.epochs=3 at 12://no"
     assert is_url("file:///a") and not is_url("/a/b") and not is_url("data/small")
 
 
@@ -195,8 +197,3 @@ def test_the_cache_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert os.path.isabs(cache_root(dataclasses.replace(data, cache_folder="mine")))
     assert local_folder(data) == Path(data.path), "a folder is used as it is"
     assert open_data(data) == (Path(data.path), None)
-
-
-def test_a_command_is_told_without_its_keys() -> None:
-    said = "train.py data.path=s3://me:mine@bucket/set?region=x&secret_key=mine train.epochs=3 at 12://no"
-    assert without_keys_in(said) == "train.py data.path=s3://bucket/set?region=x train.epochs=3 at 12://no"

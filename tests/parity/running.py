@@ -38,7 +38,6 @@ from tests.parity.cases import (
     Tree,
     draw,
     mean_image,
-    rate_by_hand,
 )
 
 
@@ -154,7 +153,7 @@ def run_reference(case: Case) -> Tree:
             assert parameter.grad is not None
             out[f"{update} {layer} {kind} gradient"] = parameter.grad.clone()
             decay = case.decay_of.get(layer, DECAY) if kind == "weights" or case.decay_biases else 0.0
-            rate = rate_by_hand(update, layer, kind)
+            rate = reference.stage_rate(SCHEDULE, update, layer, kind)
             reference.paper_update(parameter, step, parameter.grad, rate=rate, momentum=MOMENTUM, decay=decay)
     for (layer, kind), step in steps.items():
         out[f"{layer} {kind} value"] = model.parameter(layer, kind).detach().clone()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import Config, DiscreteExponentialSchedule, PlateauSchedule, StageSchedule
+from configs.schema import Config, DiscreteExponentialSchedule, PlateauSchedule
 from tests import reference
 from tests.workers.by_hand import crop, key, mirrored, order
 
@@ -53,15 +53,6 @@ def _initial(seed: int, layer: str, shape: tuple[int, ...], std: float) -> Tenso
     digest = hashlib.sha256(f"{seed} {layer}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.empty(math.prod(shape)).normal_(0.0, std, generator=generator).view(shape).double()
-
-
-def stage_rate(schedule: StageSchedule, epoch: float, layer: str, kind: str) -> float:
-    """Of the last stage so far that names the layer, or else of the last one that has a rate for all."""
-    begun = [stage for stage in schedule.stages if stage.from_epoch <= epoch]
-    own = [getattr(stage.layers[layer], kind) for stage in begun if layer in stage.layers]
-    of_all = [getattr(stage, kind) for stage in begun]
-    rates = [rate for rate in own if rate is not None] or [rate for rate in of_all if rate is not None]
-    return float(rates[-1])
 
 
 def reductions(schedule: PlateauSchedule, errors: list[float]) -> int:
@@ -132,7 +123,7 @@ class Paper:
             ladder = getattr(schedule, kind)
             step = min(int(epoch / schedule.over_epochs * ladder.steps), ladder.steps - 1)
             return float(ladder.first * ladder.divided_by ** (-step / (ladder.steps - 1)))
-        return stage_rate(schedule, epoch, layer, kind)
+        return reference.stage_rate(schedule, epoch, layer, kind)
 
     def evaluate(self, views: int = 1) -> dict[str, Any]:
         """Of the validation set, by the centre or by the mean of the probabilities of ten views."""

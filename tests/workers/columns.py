@@ -207,35 +207,24 @@ def two_replicas(rank: int, saved: Path, own: Path) -> dict[str, Any]:
     dist.destroy_process_group()
     assert port[0] is not None
     worker.join("127.0.0.1", "127.0.0.1", port[0])
-    column, replica, control = worker.groups.column, worker.groups.replica, worker.groups.control
-    model, optimizer = make(mesh.first_column(rank), ColumnExchange(column))
+    groups = worker.groups.column, worker.groups.replica, worker.groups.control, worker.groups.save
+    model, optimizer = make(mesh.first_column(rank), ColumnExchange(groups[0]))
     load(committed(str(saved))[-1], model, optimizer)
     out: dict[str, Any] = {
         "differences": differences(model, optimizer, 30),
         "name": worker.name,
-        "columns of the replica": dist.get_process_group_ranks(column),
-        "replicas of the column": dist.get_process_group_ranks(replica),
-        "all": dist.get_process_group_ranks(control),
-        "all that save": dist.get_process_group_ranks(worker.groups.save),
-        "patience": [limit_seconds(group) for group in (column, replica, control, worker.groups.save)],
+        "patience": [limit_seconds(group) for group in groups],
     }
     # Only replica 0's weights may be written: replica 1's are made to differ here, which in training they never do.
     fill(model, optimizer, 40 + mesh.replica(rank))
-    mine = saver(own, model, optimizer, worker.groups.save, writes=mesh.replica(rank) == 0)
+    mine = saver(own, model, optimizer, groups[-1], writes=mesh.replica(rank) == 0)
     mine.save(state(40))
     mine.wait()
     out["committed at return"] = [found.step for found in committed(str(own))]
 
     meter = Meter(Cpu())
-    # [images, loss, top-1 errors, top-5 errors]; the columns of a replica count the same images.
-    meter.add(torch.tensor([[10.0, 5.0, 4.0, 2.0], [6.0, 7.0, 4.0, 2.0]][mesh.replica(rank)], dtype=torch.float64))
-    meter.add(torch.tensor([4.0, 4.0, 0.0, 0.0], dtype=torch.float64))
-    out["taken"] = meter.take(control, mesh.processes_per_replica)
     meter.leave_out_exchange(Exchanged(0.5 * rank, 100 * rank))
-    meter._seconds, meter._waited["data"], exchanged = (
-        10.0 + rank,
-        0.25 * rank,
-        Exchanged(1.5 * rank, 2**40 + 100 * rank),
-    )
-    out["taken again"] = meter.take_with_times(control, mesh.processes_per_replica, exchanged)
+    meter._seconds, meter._waited["data"] = 10.0 + rank, 0.25 * rank
+    exchanged = Exchanged(1.5 * rank, 2**40 + 100 * rank)
+    out["times"] = meter.take_with_times(worker.groups.control, mesh.processes_per_replica, exchanged)
     return out

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -20,28 +21,22 @@ from workers.checkpoint_store import keyless
 PROJECT = Path(__file__).parents[2]
 
 
-class Gate:
-    """Lets `save_file` begin when it is opened."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-        working = saving.save_file
-
-        def held(*arguments: Any) -> None:
-            self.reached.set()
-            assert self.opened.wait(60)
-            working(*arguments)
-
-        monkeypatch.setattr(saving, "save_file", held)
-
-
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(monkeypatch)
+def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets `save_file` begin when it is opened."""
+    gate, working = SimpleNamespace(reached=threading.Event(), opened=threading.Event()), saving.save_file
+
+    def held(*arguments: Any) -> None:
+        gate.reached.set()
+        assert gate.opened.wait(60)
+        working(*arguments)
+
+    monkeypatch.setattr(saving, "save_file", held)
+    return gate
 
 
 def test_what_is_saved_is_the_state_at_its_step_though_training_goes_on(
-    alone: dist.ProcessGroup, tmp_path: Path, gate: Gate
+    alone: dist.ProcessGroup, tmp_path: Path, gate: Any
 ) -> None:
     model, optimizer = make()
     fill(model, optimizer, 1)
@@ -60,7 +55,7 @@ def test_what_is_saved_is_the_state_at_its_step_though_training_goes_on(
 
 
 def test_one_save_is_under_way_and_the_next_waits_and_says_how_long(
-    alone: dist.ProcessGroup, tmp_path: Path, gate: Gate
+    alone: dist.ProcessGroup, tmp_path: Path, gate: Any
 ) -> None:
     model, optimizer = make()
     own = saver(tmp_path, model, optimizer, alone)
