@@ -56,7 +56,8 @@ def same_batches(config: Any, folder: Path) -> None:
 
 @pytest.fixture(params=["file", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with S3Server() if request.param == "s3" else nullcontext() as server:
+    kind: Any = S3Server() if request.param == "s3" else nullcontext()
+    with kind as server:
         yield server.url("sets/small") if server else f"file://{tmp_path / 'far' / 'small'}"
 
 
