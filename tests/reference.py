@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet.counter import GOLDEN, mix
-from configs.schema import Conv, Network, ResponseNorm
+from configs.schema import Conv, Network, ResponseNorm, StageSchedule
 
 
 class ColumnwiseLinear(nn.Module):
@@ -227,6 +227,49 @@ def preprocessed(
             x = x / divisor
         out.append(x.transpose(2, 0, 1) * scale)
     return np.stack(out)
+
+
+@torch.no_grad()
+def probabilities_of(
+    model: Reference,
+    images_BSSC: npt.NDArray[np.uint8],
+    mean_SSC: npt.NDArray[np.float32],
+    views: int,
+    *,
+    mean: str,
+    scale: float = 1.0,
+) -> Tensor:
+    """Probabilities [B, classes] by the centre of stored images; views 10: the mean over it, the corners and their mirrors."""
+    side = model.network.input_size
+    last, count = images_BSSC.shape[1] - side, len(images_BSSC)
+    centre = (last // 2, last // 2)
+    cuts = [(centre, False)]
+    if views == 10:
+        corners = [(0, 0), (0, last), (last, 0), (last, last)]
+        cuts = [(at, turned) for at in (*corners, centre) for turned in (False, True)]
+    found = []
+    for (y, x), turned in cuts:
+        crops, offsets = images_BSSC[:, y : y + side, x : x + side], np.full((count, 2), (y, x))
+        pixels = preprocessed(crops, mean_SSC, offsets, mean=mean, mirror_B=np.full(count, turned), scale=scale)
+        found.append(model.eval()(torch.from_numpy(pixels), {}).softmax(dim=1))
+    return torch.stack(found).mean(dim=0)
+
+
+def sums(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """[images, loss, top-1 errors, top-5 errors], float64; by how many classes are ahead of the true one."""
+    ahead_B = (logits_BC > logits_BC.gather(1, labels_B[:, None])).sum(dim=1)
+    loss = F.cross_entropy(logits_BC, labels_B, reduction="sum").item()
+    errors = [int((ahead_B >= k).sum()) for k in (1, 5)]
+    return torch.tensor([len(labels_B), loss, *errors], dtype=torch.float64)
+
+
+def stage_rate(schedule: StageSchedule, epoch: float, layer: str, kind: str) -> float:
+    """Of the last stage so far that names the layer, or else of the last one that has a rate for all."""
+    begun = [stage for stage in schedule.stages if stage.from_epoch <= epoch]
+    own = [getattr(stage.layers[layer], kind) for stage in begun if layer in stage.layers]
+    of_all = [getattr(stage, kind) for stage in begun]
+    rates = [rate for rate in own if rate is not None] or [rate for rate in of_all if rate is not None]
+    return float(rates[-1])
 
 
 @torch.no_grad()

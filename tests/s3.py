@@ -1,44 +1,41 @@
 """An S3 server on loopback, and a cable to it that can be cut."""
 
 import contextlib
+import os
 import socket
 import threading
-from types import TracebackType
+from unittest.mock import patch
 
 import pytest
 from pyarrow import fs
 
 BUCKET = "checkpoints"
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
-"""What those who use it need."""
 
 
 class S3Server:
-    """moto's, with an empty bucket. Use as a context manager; skips the test where moto is not installed."""
+    """moto's, with an empty bucket, and what those who use it need in the environment. Use as a context manager.
+
+    Skips the test where moto is not installed.
+    """
 
     def __init__(self) -> None:
         server = pytest.importorskip("moto.server", reason="moto[server], a pretend S3, is not installed")
         self._server = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 
     def __enter__(self) -> "S3Server":
+        self._environment = patch.dict(os.environ, ENVIRONMENT)
+        self._environment.start()
         self._server.start()
         self.port: int = self._server.get_host_and_port()[1]
-        system = fs.S3FileSystem(
-            access_key="testing",
-            secret_key="testing",
-            region="us-east-1",
-            scheme="http",
-            endpoint_override=f"127.0.0.1:{self.port}",
-            allow_bucket_creation=True,
-        )
-        self.filesystem: fs.FileSystem = system
-        system.create_dir(BUCKET)
+        url = self.url("") + "&allow_bucket_creation=true"
+        self.filesystem: fs.FileSystem = fs.FileSystem.from_uri(url)[0]
+        self.filesystem.create_dir(BUCKET)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *why: object) -> None:
         self._server.stop()
+        self._environment.stop()
 
     def url(self, folder: str, *, port: int | None = None) -> str:
         return f"s3://{BUCKET}/{folder}?scheme=http&endpoint_override=127.0.0.1:{port or self.port}&region=us-east-1"

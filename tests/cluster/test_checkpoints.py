@@ -8,7 +8,7 @@ import pytest
 
 from configs.loader import load, save
 from tests.cluster.runs import Run, finished
-from tests.s3 import BUCKET, ENVIRONMENT, Cable, S3Server
+from tests.s3 import BUCKET, Cable, S3Server
 from workers.checkpoint_list import committed
 from workers.stored_network import load_network
 
@@ -56,11 +56,7 @@ def test_a_full_disk_ends_the_run_in_words_and_leaves_what_there_is(
 
 
 @pytest.mark.ci
-def test_an_object_store_that_is_lost_and_comes_back(
-    undisturbed: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+def test_an_object_store_that_is_lost_and_comes_back(undisturbed: Run, folder: Path) -> None:
     with S3Server() as server:
         cable = Cable(server.port)
         run = Run(folder, "lost", f"checkpoint.folder={server.url('runs', port=cable.port)}")

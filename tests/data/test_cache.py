@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,7 @@ import sys, time
 from pathlib import Path
 from pyarrow import fs
 from workers.data.cache import Cache
+from workers.data.manifest import Manifest
 from workers.data.storage import Remote
 
 class Noted(fs.LocalFileSystem):
@@ -49,7 +50,6 @@ class Noted(fs.LocalFileSystem):
         return super().open_input_stream(path, *args, **settings)
 
 cache = Cache(Remote(Noted(), sys.argv[1], "far:"), Path(sys.argv[2]), 10**9)
-from workers.data.manifest import Manifest
 shards = [shard for split in Manifest.load(cache.folder).splits.values() for shard in split.shards]
 if sys.argv[5] == "ahead":
     cache.fetch_ahead(shards)
@@ -73,30 +73,35 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "far"
 
 
+Opener = Callable[..., Cache]
+
+
 @pytest.fixture
-def opened(far: Path, tmp_path: Path) -> Iterator["Opener"]:
-    with ExitStack() as stack:
-        yield Opener(far, tmp_path / "cache", stack)
-
-
-class Opener:
+def opened(far: Path, root: Path) -> Iterator[Opener]:
     """Opens caches of `far`'s data sets, all in one folder."""
+    with ExitStack() as stack:
 
-    def __init__(self, far: Path, root: Path, stack: ExitStack) -> None:
-        self.root, self._far, self._stack = root, far, stack
+        def open_it(name: str, limit_bytes: int = 10**9) -> Cache:
+            return stack.enter_context(closing(Cache(Remote.at(f"file://{far / name}"), root, limit_bytes)))
 
-    def __call__(self, name: str, limit_bytes: int = 10**9) -> Cache:
-        cache = Cache(Remote.at(f"file://{self._far / name}"), self.root, limit_bytes)
-        self._stack.callback(cache.close)
-        return cache
+        yield open_it
 
-    def fetched(self, name: str) -> Cache:
-        """With all shards in it, and closed."""
-        cache = self(name)
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def everything(cache: Cache) -> dict[str, bytes]:
+    """Fetches all shards; returns what is there then. Closes it."""
+    with closing(cache):
         for shard in shards_of(cache):
             cache.fetch(shard)
-        cache.close()
-        return cache
+        return contents(cache.folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".arrow", ".json", ".npy")}
 
 
 def shards_of(cache: Cache) -> list[ShardInfo]:
@@ -115,22 +120,23 @@ def fetcher(far: Path, root: Path, log: Path, seconds: float, how: str = "") -> 
 
 
 @pytest.mark.parametrize("how", ["ahead", "when needed"])
-def test_processes_of_a_node_fetch_each_shard_once(far: Path, tmp_path: Path, how: str) -> None:
+def test_processes_of_a_node_fetch_each_shard_once(far: Path, tmp_path: Path, root: Path, how: str) -> None:
     log = tmp_path / "log"
-    processes = [fetcher(far, tmp_path / "cache", log, 0.1, how) for _ in range(3)]
+    processes = [fetcher(far, root, log, 0.1, how) for _ in range(3)]
     for process in processes:
         out, errors = process.communicate(timeout=SECONDS)
         assert out == "done\n", errors
     assert sorted(log.read_text().split()) == sorted(path.name for path in (far / "a").glob("*.arrow"))
-    [folder] = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
-    for path in (far / "a").iterdir():
-        assert (folder / path.name).read_bytes() == path.read_bytes()
+    [folder] = (path for path in root.iterdir() if path.is_dir())
+    assert contents(folder) == contents(far / "a")
     assert not list(folder.glob(f"*{PART}"))
 
 
-def test_what_a_killed_process_had_begun_is_fetched_by_the_next(far: Path, tmp_path: Path, opened: Opener) -> None:
+def test_what_a_killed_process_had_begun_is_fetched_by_the_next(
+    far: Path, tmp_path: Path, opened: Opener, root: Path
+) -> None:
     log = tmp_path / "log"
-    process = fetcher(far, opened.root, log, 600)
+    process = fetcher(far, root, log, 600)
     cache = opened("a")
     first = shards_of(cache)[0]
     part = cache.folder / (first.file + PART)
@@ -152,38 +158,25 @@ def test_what_a_killed_process_had_begun_is_fetched_by_the_next(far: Path, tmp_p
     assert not part.exists()
 
 
-def everything(remote: Remote, root: Path) -> dict[str, bytes]:
-    cache = Cache(remote, root, 10**9)
-    try:
-        for shard in shards_of(cache):
-            cache.fetch(shard)
-        return {
-            path.name: path.read_bytes()
-            for path in cache.folder.iterdir()
-            if path.suffix in (".arrow", ".json", ".npy")
-        }
-    finally:
-        cache.close()
-
-
-def test_a_failure_at_any_step(far: Path, tmp_path: Path) -> None:
+def test_a_failure_at_any_step(far: Path, root: Path) -> None:
     """Of this disk: the next process ends with the same files."""
-    remote, root = Remote.at(f"file://{far / 'a'}"), tmp_path / "cache"
-    wanted = {path.name: path.read_bytes() for path in (far / "a").iterdir()}
 
     def reset() -> None:
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir()
 
-    for was in on_disk.every_failure(root, lambda: everything(remote, root), reset):
-        assert everything(remote, root) == wanted, was
+    def run() -> dict[str, bytes]:
+        return everything(Cache(Remote.at(f"file://{far / 'a'}"), root, 10**9))
+
+    for was in on_disk.every_failure(root, run, reset):
+        assert run() == contents(far / "a"), was
 
 
-def test_a_failure_at_any_request(far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_at_any_request(far: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the storage: what fails once is mended by another try."""
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.0)
-    bucket, root, done = Bucket(), tmp_path / "cache", list[bool]()
-    wanted = {path.name: path.read_bytes() for path in (far / "a").iterdir()}
+    bucket, done = Bucket(), list[dict[str, bytes]]()
+    wanted = contents(far / "a")
     for name, content in wanted.items():
         bucket.put(f"bucket/run/{name}", content)
 
@@ -192,21 +185,22 @@ def test_a_failure_at_any_request(far: Path, tmp_path: Path, monkeypatch: pytest
         done.clear()
 
     def run() -> None:
-        everything(bucket.remote(), root)
-        done.append(True)
+        done.append(everything(Cache(bucket.remote(), root, 10**9)))
 
     for was in in_bucket.every_failure(bucket, run, reset, lambda: bool(done)):
         assert done or not was.startswith(in_bucket.ONCE), was
-        assert everything(bucket.remote(), root) == wanted, was
+        run()
+        assert done[-1] == wanted, was
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "mean.npy"])
-def test_a_damaged_description_is_fetched_anew(far: Path, opened: "Opener", file: str) -> None:
-    folder = opened.fetched("a").folder
-    for content in (b"", (folder / file).read_bytes()[:-9]):
-        (folder / file).write_bytes(content)
-        opened.fetched("a")
-        assert (folder / file).read_bytes() == (far / "a" / file).read_bytes()
+def test_a_damaged_description_is_fetched_anew(far: Path, opened: Opener, file: str) -> None:
+    cache = opened("a")
+    for content in (b"", (far / "a" / file).read_bytes()[:-9]):
+        everything(cache)
+        (cache.folder / file).write_bytes(content)
+        cache = opened("a")
+        assert (cache.folder / file).read_bytes() == (far / "a" / file).read_bytes()
 
 
 def test_one_that_stands_still_is_not_waited_for_for_ever(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,8 +226,13 @@ def test_shards_come_in_the_order_asked_for_and_are_there_when_needed(opened: Op
     assert kept(cache) == sorted(order)
 
 
-def test_room_is_made_by_removing_what_was_not_used_for_longest(opened: Opener) -> None:
-    a, b = opened.fetched("a"), opened.fetched("b")
+def test_room_is_made_by_removing_what_was_not_used_for_longest(far: Path, opened: Opener, root: Path) -> None:
+    (other := root / "photos" / "train-00000-of-00001.arrow").parent.mkdir(parents=True)
+    other.write_bytes(b"of somebody else")
+    os.utime(other, (0, 0))
+    a, b = opened("a"), opened("b")
+    everything(a)
+    everything(b)
     shards = shards_of(a)
     total = sum(shard.bytes for shard in shards)
     # All of `b` was used before all of `a`, but for one shard.
@@ -241,7 +240,7 @@ def test_room_is_made_by_removing_what_was_not_used_for_longest(opened: Opener) 
         for number, shard in enumerate(shards):
             time = 1_700_000_000 - age - number
             os.utime(cache.folder / shard.file, (time, time))
-    opened.fetched("b")  # used again, all of it
+    everything(opened("b"))  # used again, all of it
     os.utime(b.folder / shards[0].file, (1, 1))
     # Room for two data sets and a little: the third takes the one shard of `b`, and most of `a`.
     c = opened("c", int(2.2 * total))
@@ -253,13 +252,15 @@ def test_room_is_made_by_removing_what_was_not_used_for_longest(opened: Opener) 
     for shard in shards:
         c.fetch(shard)
     # And `a` comes back as needed.
-    assert opened.fetched("a").folder == a.folder
+    assert everything(opened("a")) == contents(far / "a")
     assert len(kept(a)) == len(shards)
+    assert other.exists()
 
 
 def test_nothing_is_removed_that_a_process_reads(opened: Opener) -> None:
-    total = sum(shard.bytes for shard in shards_of(opened.fetched("a")))
+    everything(opened("a"))
     held = opened("a")
+    total = sum(shard.bytes for shard in shards_of(held))
     with pytest.raises(UserError, match=r"beside 0\.000 GB that other runs are using; .*data\.cache_gigabytes=0\.0001"):
         opened("b", int(1.9 * total))
     assert len(kept(held)) == len(shards_of(held))
@@ -288,24 +289,12 @@ def test_a_place_that_cannot_be_written_is_told(far: Path, tmp_path: Path) -> No
         Cache(Remote.at(f"file://{far / 'a'}"), tmp_path / "file" / "cache", 10**9)
 
 
-def test_a_changed_data_set_at_the_url_is_another_one(far: Path, opened: Opener, tmp_path: Path) -> None:
-    copy = tmp_path / "far"
-    shutil.copytree(far / "a", copy)
-    before = Cache(Remote.at(f"file://{copy}"), opened.root, 10**9)
-    before.close()
-    shutil.rmtree(copy)
-    shutil.copytree(far / "b", copy)
-    after = Cache(Remote.at(f"file://{copy}"), opened.root, 10**9)
-    after.close()
-    assert before.folder != after.folder
-    assert Manifest.load(after.folder).source == "the same under the name of b"
-
-
-def test_other_folders_beside_the_caches_are_left_alone(opened: Opener) -> None:
-    others = opened.root / "photos"
-    others.mkdir(parents=True)
-    (others / "train-00000-of-00001.arrow").write_bytes(bytes(1000))
-    a = opened.fetched("a")
-    opened("b", int(1.2 * sum(shard.bytes for shard in shards_of(a))))
-    assert len(kept(a)) < len(shards_of(a)), "room was not needed, so nothing was shown"
-    assert [path.name for path in others.iterdir()] == ["train-00000-of-00001.arrow"]
+def test_a_changed_data_set_at_the_url_is_another_one(far: Path, tmp_path: Path, root: Path) -> None:
+    copy, folders = tmp_path / "far", []
+    for name in "ab":
+        shutil.copytree(far / name, copy)
+        with closing(Cache(Remote.at(f"file://{copy}"), root, 10**9)) as cache:
+            folders.append(cache.folder)
+        shutil.rmtree(copy)
+    assert folders[0] != folders[1]
+    assert Manifest.load(folders[1]).source == "the same under the name of b"

@@ -5,15 +5,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pyarrow import fs
 
 from configs.errors import UserError
 from tests.bucket import ONCE, Bucket, every_failure
+from tests.s3 import S3Server
 from tests.workers import by_hand
 from workers.data import storage
 from workers.data import upload as upload_module
@@ -36,21 +37,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def moto(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an S3 server on loopback, with an empty bucket; skips where moto is not installed."""
-    server_module = pytest.importorskip("moto.server", reason="moto[server], a pretend S3, is not installed")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    server_query = f"scheme=http&endpoint_override={host}:{port}&region=us-east-1"
-    fs.FileSystem.from_uri(f"s3://pictures?{server_query}&allow_bucket_creation=true")[0].create_dir("pictures")
-    yield f"s3://pictures/sets/small?{server_query}"
-    server.stop()
-
-
 def changed(folder: Path, **data: Any) -> Any:
     """The config of `by_hand`, with other settings of `data`."""
     config = by_hand.config(folder)
@@ -68,11 +54,14 @@ def same_batches(config: Any, folder: Path) -> None:
     far._cache.close()
 
 
-@pytest.mark.parametrize("kind", ["file", "s3"])
-def test_what_was_uploaded_is_what_workers_read(
-    kind: str, prepared: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    url = f"file://{tmp_path / 'far' / 'small'}" if kind == "file" else request.getfixturevalue("moto")
+@pytest.fixture(params=["file", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    kind: Any = S3Server() if request.param == "s3" else nullcontext()
+    with kind as server:
+        yield server.url("sets/small") if server else f"file://{tmp_path / 'far' / 'small'}"
+
+
+def test_what_was_uploaded_is_what_workers_read(url: str, prepared: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     upload(prepared / "data", url, progress=lambda done, total: seen.append((done, total)))
     manifest = Manifest.load(prepared / "data")
@@ -86,14 +75,6 @@ def test_what_was_uploaded_is_what_workers_read(
     kept = {path.name for path in folder.iterdir() if not path.name.startswith("in-use")}
     assert kept == set(there), "nothing half-fetched is left"
     upload(prepared / "data", url)  # it is there already
-
-
-def test_sub_tree_file_system(prepared: Path, tmp_path: Path) -> None:
-    remote = Remote(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "sets/small", "tree:")
-    upload(prepared / "data", remote)
-    assert (tmp_path / "sets" / "small" / FILE).read_bytes() == (prepared / "data" / FILE).read_bytes()
-    check_listing(remote, Manifest.load(prepared / "data"))
-    assert remote.read(FILE) == (prepared / "data" / FILE).read_bytes()
 
 
 @pytest.mark.parametrize("over_another", [False, True])
@@ -182,11 +163,12 @@ def test_a_storage_that_does_not_answer_is_named(
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.0)
     bucket = Bucket()
     bucket.fail(1, "away")
-    with pytest.raises(
-        UserError, match=r"gs://bucket/run/a cannot be read: 503 for bucket/run/a.* \(3 tries\)\. Check the URL"
-    ):
+    said = r"gs://bucket/run/a cannot be read: 503 for bucket/run/a.* \(3 tries\)\. Check the URL"
+    with pytest.raises(UserError, match=said):
         bucket.remote().read("a")
     assert capsys.readouterr().err.count("note: gs://bucket/run/a cannot be read yet (503") == 2
+    with pytest.raises(UserError, match=r"gs://bucket/run.* cannot be listed"):
+        bucket.remote().tree()
 
 
 @pytest.mark.parametrize("url", ["nonsense://a/b", "s3://", "http://somewhere/data"])
@@ -197,6 +179,8 @@ def test_urls_of_other_kinds_are_refused(url: str) -> None:
 
 def test_keys_do_not_stand_in_messages() -> None:
     assert shown("s3://key:secret@bucket/a/?endpoint_override=x&secret_key=hidden") == "s3://bucket/a"
+    said = "train.py data.path=s3://me:mine@bucket/set?region=x&secret_key=mine train.epochs=3 at 12://no"
+    assert without_keys_in(said) == "train.py data.path=s3://bucket/set?region=x train.epochs=3 at 12://no"
     assert is_url("file:///a") and not is_url("/a/b") and not is_url("data/small")
 
 
@@ -214,8 +198,3 @@ def test_the_cache_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert os.path.isabs(cache_root(dataclasses.replace(data, cache_folder="mine")))
     assert local_folder(data) == Path(data.path), "a folder is used as it is"
     assert open_data(data) == (Path(data.path), None)
-
-
-def test_a_command_is_told_without_its_keys() -> None:
-    said = "train.py data.path=s3://me:mine@bucket/set?region=x&secret_key=mine train.epochs=3 at 12://no"
-    assert without_keys_in(said) == "train.py data.path=s3://bucket/set?region=x train.epochs=3 at 12://no"

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import itertools
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PRECISIONS, BATCHES = ("fp32", "tf32", "bf16"), (128, 1024)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Job:
     arguments: list[str]
     """Of Python."""
@@ -25,30 +26,23 @@ class Job:
 
 
 def jobs(out: Path) -> dict[str, Job]:
-    bench = ["-m", "cluster.bench"]
+    bench, pytest = ["-m", "cluster.bench"], ["-m", "pytest", "tests/gpu", "-rs", "-o", "addopts="]
+    train = ["-m", "cluster.train", f"runs_folder={out / 'runs'}", "cluster.device=cuda", "cluster.dashboard=false"]
+    train.append(f"data.path={out / 'pictures'}")
     found = {
-        "tier": Job(
-            arguments=["-m", "pytest", "tests/gpu", "-rs", "-o", "addopts=", "-p", "no:cacheprovider"],
-            limit_seconds=480,
-        ),
-        "lrn": Job(arguments=[*bench, "lrn"], limit_seconds=120),
-        "layers": Job(arguments=[*bench, "layers"], limit_seconds=120),
+        "tier": Job([*pytest, "-p", "no:cacheprovider"], 480),
+        "lrn": Job([*bench, "lrn"], 120),
+        "layers": Job([*bench, "layers"], 120),
     }
-    for batch in BATCHES:
-        for precision in PRECISIONS:
-            step = [*bench, "step", "--batch", str(batch), "--precision", precision]
-            found[f"step-{precision}-{batch}"] = Job(arguments=step, limit_seconds=120)
+    for batch, precision in itertools.product(BATCHES, PRECISIONS):
+        step = ["step", "--batch", str(batch), "--precision", precision]
+        found[f"step-{precision}-{batch}"] = Job([*bench, *step], 120)
     for name, settings in {
         "one-process": ["cluster.columns_per_gpu=1"],
         "nccl": ["cluster.columns_per_gpu=2"],
         "gloo": ["cluster.columns_per_gpu=2", "cluster.gpu_backend=gloo"],
     }.items():
-        train = ["-m", "cluster.train", f"name={name}", f"runs_folder={out / 'runs'}", "cluster.device=cuda"]
-        found[f"train-{name}"] = Job(
-            arguments=[*train, "cluster.dashboard=false", f"data.path={out / 'pictures'}", *settings],
-            limit_seconds=300,
-            needs=("ray", "simplejpeg"),
-        )
+        found[f"train-{name}"] = Job([*train, f"name={name}", *settings], 300, needs=("ray", "simplejpeg"))
     return found
 
 

@@ -10,17 +10,7 @@ from torch import Tensor
 
 from alexnet import counter
 from configs.loader import load
-from configs.schema import (
-    Classifier,
-    Conv,
-    Dense,
-    LayerRates,
-    Network,
-    Pool,
-    ResponseNorm,
-    Stage,
-    StageSchedule,
-)
+from configs.schema import Classifier, Conv, Dense, LayerRates, Network, Pool, ResponseNorm, Stage, StageSchedule
 
 Tree = dict[str, Tensor]
 
@@ -113,17 +103,6 @@ SCHEDULE = StageSchedule(
     ),
 )
 """An update takes one epoch here. After the rate falls, the momentum of the paper and that of torch's SGD differ."""
-
-
-def rate_by_hand(update: int, layer: str, kind: str) -> float:
-    """What SCHEDULE says, written out."""
-    if layer == "conv1" and update >= 3:
-        return 0.0
-    if kind == "biases":
-        return 0.001 if layer == "fc5" and update >= 3 else 0.004
-    if layer == "conv2":
-        return 0.001
-    return 0.002 if update < 1 else 0.0002
 
 
 @dataclass(frozen=True, kw_only=True)

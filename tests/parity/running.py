@@ -23,11 +23,7 @@ from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from alexnet.schedule import Stages
 from alexnet.step import Batch, Step
-from configs.schema import (
-    Augment,
-    ColourNoise,
-    Optimizer,
-)
+from configs.schema import Augment, ColourNoise, Optimizer
 from tests import reference
 from tests.parity.cases import (
     CASES,
@@ -42,7 +38,6 @@ from tests.parity.cases import (
     Tree,
     draw,
     mean_image,
-    rate_by_hand,
 )
 
 
@@ -143,14 +138,14 @@ def run_reference(case: Case) -> Tree:
         out = {
             "train logits": model.train()(noisy, reference.masks(network, first.keys_B)),
             "eval logits": model.eval()(noisy, {}),
-            "test sums": _sums(model.eval()(plain, {}), labels),
+            "test sums": reference.sums(model.eval()(plain, {}), labels),
         }
     model.train()
     for update in range(case.updates):
         drawn = draw(case, update)
         labels = torch.from_numpy(drawn.labels_B)
         logits = model(images(drawn, **training(drawn)), reference.masks(network, drawn.keys_B))
-        out[f"{update} sums"] = _sums(logits.detach(), labels)
+        out[f"{update} sums"] = reference.sums(logits.detach(), labels)
         model.zero_grad()
         F.cross_entropy(logits, labels).backward()
         for (layer, kind), step in steps.items():
@@ -158,20 +153,12 @@ def run_reference(case: Case) -> Tree:
             assert parameter.grad is not None
             out[f"{update} {layer} {kind} gradient"] = parameter.grad.clone()
             decay = case.decay_of.get(layer, DECAY) if kind == "weights" or case.decay_biases else 0.0
-            rate = rate_by_hand(update, layer, kind)
+            rate = reference.stage_rate(SCHEDULE, update, layer, kind)
             reference.paper_update(parameter, step, parameter.grad, rate=rate, momentum=MOMENTUM, decay=decay)
     for (layer, kind), step in steps.items():
         out[f"{layer} {kind} value"] = model.parameter(layer, kind).detach().clone()
         out[f"{layer} {kind} momentum"] = step
     return out
-
-
-def _sums(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-    """[images, loss, top-1 errors, top-5 errors]."""
-    top = logits_BC.topk(5, dim=1).indices
-    top1, top5 = ((top[:, :k] != labels_B[:, None]).all(dim=1).sum() for k in (1, 5))
-    loss = F.cross_entropy(logits_BC, labels_B, reduction="sum")
-    return torch.stack([torch.tensor(float(len(labels_B)), dtype=torch.float64), loss, top1, top5])
 
 
 def share_columns(rank: int, cases: Mapping[str, Case], device: str = "cpu") -> dict[str, tuple[Tree, int]]:

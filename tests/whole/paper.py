@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import Config, DiscreteExponentialSchedule, PlateauSchedule, StageSchedule
+from configs.schema import Config, DiscreteExponentialSchedule, PlateauSchedule
 from tests import reference
 from tests.workers.by_hand import crop, key, mirrored, order
 
@@ -53,15 +53,6 @@ def _initial(seed: int, layer: str, shape: tuple[int, ...], std: float) -> Tenso
     digest = hashlib.sha256(f"{seed} {layer}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.empty(math.prod(shape)).normal_(0.0, std, generator=generator).view(shape).double()
-
-
-def stage_rate(schedule: StageSchedule, epoch: float, layer: str, kind: str) -> float:
-    """Of the last stage so far that names the layer, or else of the last one that has a rate for all."""
-    begun = [stage for stage in schedule.stages if stage.from_epoch <= epoch]
-    own = [getattr(stage.layers[layer], kind) for stage in begun if layer in stage.layers]
-    of_all = [getattr(stage, kind) for stage in begun]
-    rates = [rate for rate in own if rate is not None] or [rate for rate in of_all if rate is not None]
-    return float(rates[-1])
 
 
 def reductions(schedule: PlateauSchedule, errors: list[float]) -> int:
@@ -132,30 +123,20 @@ class Paper:
             ladder = getattr(schedule, kind)
             step = min(int(epoch / schedule.over_epochs * ladder.steps), ladder.steps - 1)
             return float(ladder.first * ladder.divided_by ** (-step / (ladder.steps - 1)))
-        return stage_rate(schedule, epoch, layer, kind)
+        return reference.stage_rate(schedule, epoch, layer, kind)
 
     def evaluate(self, views: int = 1) -> dict[str, Any]:
         """Of the validation set, by the centre or by the mean of the probabilities of ten views."""
-        images, side, augment = self.pictures.pixels["validation"], self.config.network.input_size, self.config.augment
-        last = images.shape[1] - side
-        centre = (last // 2, last // 2)
-        cuts = [(centre, False)]
-        if views == 10:
-            corners = [(0, 0), (0, last), (last, 0), (last, last)]
-            cuts = [(at, turned) for at in (*corners, centre) for turned in (False, True)]
-        probabilities = []
-        for (y, x), turned in cuts:
-            pixels = reference.preprocessed(
-                images[:, y : y + side, x : x + side],
-                self.pictures.mean_SSC,
-                np.full((len(images), 2), (y, x)),
-                mean=augment.mean,
-                mirror_B=np.full(len(images), turned),
-                scale=augment.pixel_scale,
-            )
-            with torch.no_grad():
-                probabilities.append(self.model.eval()(torch.from_numpy(pixels), {}).softmax(dim=1))
-        return _errors(torch.stack(probabilities).mean(dim=0).log(), self.pictures.labels["validation"])
+        pictures, augment = self.pictures, self.config.augment
+        probabilities = reference.probabilities_of(
+            self.model,
+            pictures.pixels["validation"],
+            pictures.mean_SSC,
+            views,
+            mean=augment.mean,
+            scale=augment.pixel_scale,
+        )
+        return _errors(probabilities.log(), pictures.labels["validation"])
 
     def _epoch(self, done: int) -> float:
         return done * self.config.train.batch_size / self.rows
@@ -250,11 +231,6 @@ class Paper:
 
 
 def _errors(logits_BC: Tensor, labels: Any) -> dict[str, Any]:
-    labels_B = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
-    ahead_B = (logits_BC > logits_BC.gather(1, labels_B[:, None])).sum(dim=1)
-    return {
-        "images": len(labels_B),
-        "loss": F.cross_entropy(logits_BC, labels_B).item(),
-        "top1_error": (ahead_B >= 1).double().mean().item(),
-        "top5_error": (ahead_B >= 5).double().mean().item(),
-    }
+    images, *sums = reference.sums(logits_BC, torch.as_tensor(np.asarray(labels), dtype=torch.int64)).tolist()
+    names = ("loss", "top1_error", "top5_error")
+    return {"images": images, **{name: total / images for name, total in zip(names, sums, strict=True)}}

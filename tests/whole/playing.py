@@ -26,6 +26,7 @@ import torch.distributed as dist
 from safetensors.numpy import load_file
 
 from configs.schema import Config
+from tests.data import made_up
 from tests.whole.paper import Pictures
 from tests.workers.played import PlayedWorker
 from workers import column_worker
@@ -33,7 +34,7 @@ from workers.checkpoint import Checkpoint
 from workers.column_worker import ColumnWorker
 from workers.data.data_worker import DataWorker
 from workers.data.dataset import Dataset
-from workers.data.manifest import PIXEL_MEAN_FILE, Manifest, SplitInfo
+from workers.data.manifest import PIXEL_MEAN_FILE, Manifest
 from workers.data.shards import Record, write_shard
 from workers.mesh import Mesh
 from workers.program import Program
@@ -216,20 +217,17 @@ def make_pictures(folder: Path, *, size: int, rows: dict[str, int], classes: int
         records = [Record(key=f"{split} {row}", label=label, image=image.tobytes()) for row, (label, image) in rows_of]
         shards = range(0, count, 8)
         infos = [write_shard(folder / f"{split}-{first}.arrow", records[first : first + 8]) for first in shards]
-        splits[split] = SplitInfo(shards=tuple(infos), rows=count)
+        splits[split] = made_up.split_of(infos)
     mean = generator.uniform(90, 150, (size, size, 3)).astype(np.float32)
-    vectors: Any = tuple(map(tuple, np.linalg.qr(generator.normal(size=(3, 3)))[0].tolist()))
-    rgb_mean: Any = tuple(mean.mean(axis=(0, 1), dtype=np.float64).tolist())
     np.save(folder / PIXEL_MEAN_FILE, mean)
-    Manifest(
-        image_size=size,
+    made_up.manifest(
+        size,
+        [],
         encoding="raw",
-        source="a test",
         classes=tuple(f"class {number}" for number in range(classes)),
         splits=splits,
-        rgb_mean=rgb_mean,
-        rgb_covariance=((0.0,) * 3,) * 3,
+        rgb_mean=tuple(mean.mean(axis=(0, 1), dtype=np.float64).tolist()),
         rgb_eigenvalues=(100.0, 900.0, 5000.0),
-        rgb_eigenvectors=vectors,
+        rgb_eigenvectors=tuple(map(tuple, np.linalg.qr(generator.normal(size=(3, 3)))[0].tolist())),
     ).write(folder)
     return replace(pictures(folder), pixels=pixels, labels=labels)

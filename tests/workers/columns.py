@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +32,8 @@ NETWORK: Network = CASES["complete"].network
 """Convolutions, hidden layers that see all columns or their own, and 7 classes: 4 for one column, 3 for the other."""
 SETTINGS = Optimizer()
 STATE: dict[str, Any] = {"schedule": {}, "errors": {}}
+FILE = "columns-00-to-01.safetensors"
+"""What `save_whole` writes beside the state."""
 
 
 def network(**changes: Any) -> Network:
@@ -70,6 +73,7 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.from_numpy(generator.integers(-(2**31), 2**31, shape, dtype=np.int32)).view(torch.float32)
 
 
+@cache
 def expected(seed: int) -> dict[str, Tensor]:
     """By the names that the file format promises."""
     out = {}
@@ -133,6 +137,16 @@ def holds(checkpoint: Checkpoint, seed: int) -> bool:
     return differences(model, optimizer, seed) == []
 
 
+def damage(file: Path, kind: str) -> None:
+    """kind: "flipped" (a bit), "short" (by a byte), or "missing"."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    if kind == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-1] if kind == "short" else data)
+
+
 def two_columns(rank: int, whole: Path, split: Path) -> dict[str, Any]:
     """Load what one process saved; save; fail to save on either rank; save again. Returns what came of it."""
     group = dist.group.WORLD
@@ -193,35 +207,24 @@ def two_replicas(rank: int, saved: Path, own: Path) -> dict[str, Any]:
     dist.destroy_process_group()
     assert port[0] is not None
     worker.join("127.0.0.1", "127.0.0.1", port[0])
-    column, replica, control = worker.groups.column, worker.groups.replica, worker.groups.control
-    model, optimizer = make(mesh.first_column(rank), ColumnExchange(column))
+    groups = worker.groups.column, worker.groups.replica, worker.groups.control, worker.groups.save
+    model, optimizer = make(mesh.first_column(rank), ColumnExchange(groups[0]))
     load(committed(str(saved))[-1], model, optimizer)
     out: dict[str, Any] = {
         "differences": differences(model, optimizer, 30),
         "name": worker.name,
-        "columns of the replica": dist.get_process_group_ranks(column),
-        "replicas of the column": dist.get_process_group_ranks(replica),
-        "all": dist.get_process_group_ranks(control),
-        "all that save": dist.get_process_group_ranks(worker.groups.save),
-        "patience": [limit_seconds(group) for group in (column, replica, control, worker.groups.save)],
+        "patience": [limit_seconds(group) for group in groups],
     }
     # Only replica 0's weights may be written: replica 1's are made to differ here, which in training they never do.
     fill(model, optimizer, 40 + mesh.replica(rank))
-    mine = saver(own, model, optimizer, worker.groups.save, writes=mesh.replica(rank) == 0)
+    mine = saver(own, model, optimizer, groups[-1], writes=mesh.replica(rank) == 0)
     mine.save(state(40))
     mine.wait()
     out["committed at return"] = [found.step for found in committed(str(own))]
 
     meter = Meter(Cpu())
-    # [images, loss, top-1 errors, top-5 errors]; the columns of a replica count the same images.
-    meter.add(torch.tensor([[10.0, 5.0, 4.0, 2.0], [6.0, 7.0, 4.0, 2.0]][mesh.replica(rank)], dtype=torch.float64))
-    meter.add(torch.tensor([4.0, 4.0, 0.0, 0.0], dtype=torch.float64))
-    out["taken"] = meter.take(control, mesh.processes_per_replica)
     meter.leave_out_exchange(Exchanged(0.5 * rank, 100 * rank))
-    meter._seconds, meter._waited["data"], exchanged = (
-        10.0 + rank,
-        0.25 * rank,
-        Exchanged(1.5 * rank, 2**40 + 100 * rank),
-    )
-    out["taken again"] = meter.take_with_times(control, mesh.processes_per_replica, exchanged)
+    meter._seconds, meter._waited["data"] = 10.0 + rank, 0.25 * rank
+    exchanged = Exchanged(1.5 * rank, 2**40 + 100 * rank)
+    out["times"] = meter.take_with_times(worker.groups.control, mesh.processes_per_replica, exchanged)
     return out

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch.distributed as dist
 
 from configs.errors import UserError
-from tests.workers.columns import holds, save_whole
+from tests.workers.columns import FILE, damage, holds, save_whole
 from workers.checkpoint import VERSION, Checkpoint, Name
 from workers.checkpoint_list import committed, list_checkpoints, newest_whole, prune
 
@@ -33,15 +34,6 @@ def newest(root: Path, **options: Any) -> tuple[Checkpoint | None, list[str]]:
 def file_of(root: Path, step: int) -> Path:
     [file] = root.glob(f"step-{step:08d}*/*.safetensors")
     return file
-
-
-def damage(file: Path, kind: str) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    if kind == "missing":
-        file.unlink()
-    else:
-        file.write_bytes(data[:-1] if kind == "short" else data)
 
 
 @pytest.fixture
@@ -76,24 +68,6 @@ def test_later_names_are_greater() -> None:
     assert all(low < high for low, high in itertools.pairwise(names))
 
 
-def test_a_folder_without_a_state_is_no_checkpoint(three: Path) -> None:
-    unfinished = three / "step-00000040-a1"
-    unfinished.mkdir()
-    (unfinished / "columns-00-to-01.safetensors").write_bytes(b"half of it")
-    (unfinished / "state.json.0123abcd.tmp").write_text("{}")
-    assert steps(three) == [(10, True), (20, True), (30, True)]
-    found, said = newest(three)
-    assert found is not None and found.step == 30
-    assert said == [f"{unfinished} was never finished, so it does not count"]
-    assert unfinished.is_dir()
-
-
-def test_no_folder_no_checkpoints(tmp_path: Path) -> None:
-    assert committed(str(tmp_path / "nowhere")) == []
-    assert newest(tmp_path / "nowhere") == (None, [])
-    assert not (tmp_path / "nowhere").exists()
-
-
 def test_the_newest_whole_one_is_taken_and_every_byte_is_read(three: Path) -> None:
     """Damage to older ones is nobody's concern."""
     damage(file_of(three, 10), "flipped")
@@ -104,18 +78,35 @@ def test_the_newest_whole_one_is_taken_and_every_byte_is_read(three: Path) -> No
     assert found is not None and found.step == 30 and read[-1] == (size, size) and not said
 
 
+def without(field: str) -> Callable[[bytes], bytes]:
+    return lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != field}).encode()
+
+
+NOT_UNDERSTOOD = r"state\.json cannot be understood \(.*\)"
+
+
 @pytest.mark.parametrize(
-    ("kind", "why"),
+    ("harm", "why"),
     [
-        ("flipped", "the checksum of {file} is not the one recorded when it was saved"),
-        ("short", "{file} has {less:,} bytes instead of {size:,}"),
-        ("missing", "{file} is missing"),
+        ("flipped", f"the checksum of {FILE} is not the one recorded when it was saved"),
+        ("short", rf"{FILE} has [\d,]+ bytes instead of [\d,]+"),
+        ("missing", f"{FILE} is missing"),
+        (lambda text: text[: len(text) // 2], NOT_UNDERSTOOD),
+        (lambda text: b"", NOT_UNDERSTOOD),
+        (lambda text: b"[]", NOT_UNDERSTOOD),
+        (without("files"), NOT_UNDERSTOOD),
+        (without("step"), NOT_UNDERSTOOD),
     ],
 )
-def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(three: Path, kind: str, why: str) -> None:
-    file = file_of(three, 30)
-    size = file.stat().st_size
-    damage(file, kind)
+def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(
+    three: Path, harm: str | Callable[[bytes], bytes], why: str
+) -> None:
+    """harm: to its file, or to its state."""
+    file, state = file_of(three, 30), three / "step-00000030-a1" / "state.json"
+    if isinstance(harm, str):
+        damage(file, harm)
+    else:
+        state.write_bytes(harm(state.read_bytes()))
     left = {path.name: path.read_bytes() for path in file.parent.iterdir()}
     before = folders(three)
     found, said = newest(three, set_aside=False)
@@ -123,11 +114,11 @@ def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(three: Pat
     assert "set aside" not in said[0] and "is damaged" in said[0]
     found, said = newest(three)
     assert found is not None and found.step == 20 and holds(found, 20)
-    why = why.format(file=file.name, less=size - 1, size=size)
-    assert said == [
-        f"{three}/step-00000030-a1 is damaged: {why}; it is set aside as damaged-step-00000030-a1; "
-        "the one before it that is whole is step-00000020-a1"
-    ]
+    assert len(said) == 1 and re.fullmatch(
+        rf"{three}/step-00000030-a1 is damaged: {why}; it is set aside as damaged-step-00000030-a1; "
+        "the one before it that is whole is step-00000020-a1",
+        said[0],
+    )
     assert folders(three) == ["damaged-step-00000030-a1", "step-00000010-a1", "step-00000020-a1"]
     assert {path.name: path.read_bytes() for path in (three / "damaged-step-00000030-a1").iterdir()} == left
     assert newest(three) == (found, []), "it is told once"
@@ -144,15 +135,6 @@ def test_a_file_that_cannot_be_read_now_is_no_damage(three: Path) -> None:
     assert folders(three) == before
 
 
-def test_two_damaged_ones_fall_back_by_two(three: Path) -> None:
-    damage(file_of(three, 30), "missing")
-    (three / "step-00000020-a1" / "state.json").write_text("{")
-    found, said = newest(three)
-    assert found is not None and found.step == 10
-    assert [text.split(" is damaged")[0] for text in said] == [f"{three}/step-000000{step}-a1" for step in (20, 30)]
-    assert "state.json cannot be understood" in said[0]
-
-
 def test_the_same_step_may_be_set_aside_twice(alone: dist.ProcessGroup, three: Path) -> None:
     for _ in range(2):
         damage(file_of(three, 30), "short")
@@ -162,32 +144,20 @@ def test_the_same_step_may_be_set_aside_twice(alone: dist.ProcessGroup, three: P
     assert steps(three)[-1] == (30, True)
 
 
-def test_where_all_are_damaged_a_person_decides(three: Path) -> None:
+def test_two_damaged_ones_fall_back_by_two_and_where_all_are_a_person_decides(three: Path) -> None:
     """To begin anew without a word would throw away days; and nothing is moved."""
-    for step in (10, 20, 30):
-        damage(file_of(three, step), "short")
+    damage(file_of(three, 30), "missing")
+    (three / "step-00000020-a1" / "state.json").write_text("{")
+    found, said = newest(three, set_aside=False)
+    assert found is not None and found.step == 10
+    assert [text.split(" is damaged")[0] for text in said] == [f"{three}/step-000000{step}-a1" for step in (20, 30)]
+    damage(file_of(three, 10), "short")
     before = folders(three)
-    said = r"no checkpoint at .* is whole \(step-00000010-a1: .*step-00000030-a1: .*restore"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(
+        UserError, match=r"no checkpoint at .* is whole \(step-00000010-a1: .*step-00000030-a1: .*restore"
+    ):
         newest(three)
     assert folders(three) == before
-
-
-def without(field: str) -> Callable[[str], str]:
-    return lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != field})
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [lambda text: text[: len(text) // 2], lambda text: "", lambda text: "[]", without("files"), without("step")],
-)
-def test_a_state_that_cannot_be_understood_is_damage(three: Path, wrong: Callable[[str], str]) -> None:
-    file = three / "step-00000030-a1" / "state.json"
-    file.write_text(wrong(file.read_text()))
-    assert steps(three) == [(10, True), (20, True)]
-    found, said = newest(three)
-    assert found is not None and found.step == 20
-    assert "step-00000030-a1 is damaged: state.json cannot be understood (" in said[0]
 
 
 def test_another_version_is_for_a_person_to_settle(three: Path) -> None:
@@ -212,21 +182,17 @@ def test_names_of_old_still_load_and_are_kept_like_others(alone: dist.ProcessGro
     assert folders(tmp_path) == ["step-00000020-before-evaluation", "step-00000030-a3"]
 
 
-def test_newest_are_kept_and_leftovers_removed(alone: dist.ProcessGroup, tmp_path: Path) -> None:
-    """The newest by step, not by name or date; of one step, the one with its evaluation done."""
-    (tmp_path / "step-00000003-a1").mkdir()
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "mine").mkdir()
+def test_newest_are_kept(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    """By step, not by name or date; of one step, the one with its evaluation done."""
     for step, evaluated, left in (
         (5, True, [(5, True)]),
         (10, False, [(5, True), (10, False)]),
         (10, True, [(10, False), (10, True)]),
         (100_000_000, True, [(10, True), (100_000_000, True)]),
     ):
-        folder = save_whole(tmp_path, alone, step, evaluated=evaluated)
+        save_whole(tmp_path, alone, step, evaluated=evaluated)
         assert steps(tmp_path) == left
-        assert (Path(folder) / "state.json").is_file()
-    assert folders(tmp_path) == ["mine", "notes.txt", "step-00000010-a1", "step-100000000-a1"]
+    assert folders(tmp_path) == ["step-00000010-a1", "step-100000000-a1"]
     assert holds(committed(str(tmp_path))[0], 10)
 
 
@@ -260,19 +226,11 @@ def test_leftovers_of_dead_attempts_go_and_those_of_a_later_one_stay(alone: dist
     unfinished = ["step-00000001", "step-00000002-a1", "step-00000003-a2", "step-00000004-a3"]
     for name in unfinished:
         (tmp_path / name).mkdir()
-        (tmp_path / name / "columns-00-to-01.safetensors").write_bytes(b"half of it")
+        (tmp_path / name / FILE).write_bytes(b"half of it")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "mine").mkdir()
     save_whole(tmp_path, alone, 10, attempt=2)
-    assert folders(tmp_path) == ["step-00000004-a3", "step-00000010-a2"]
-
-
-def test_what_was_set_aside_goes_when_all_that_is_kept_is_newer(alone: dist.ProcessGroup, three: Path) -> None:
-    damage(file_of(three, 30), "short")
-    newest(three)
-    save_whole(three, alone, 30, keep=2)
-    save_whole(three, alone, 40, keep=2)
-    assert folders(three) == ["damaged-step-00000030-a1", "step-00000030-a1", "step-00000040-a1"]
-    save_whole(three, alone, 50, keep=2)
-    assert folders(three) == ["step-00000040-a1", "step-00000050-a1"]
+    assert folders(tmp_path) == ["mine", "notes.txt", "step-00000004-a3", "step-00000010-a2"]
 
 
 def test_a_damaged_neighbour_stops_no_save_and_is_left_alone(alone: dist.ProcessGroup, three: Path) -> None:
@@ -295,11 +253,16 @@ def test_what_cannot_be_removed_is_told_and_stops_nothing(three: Path, monkeypat
 
 def test_a_listing_knows_what_each_folder_is(three: Path) -> None:
     (three / "step-00000020-a1" / "state.json").write_text("{")
-    (three / "step-00000040-a2-before-evaluation").mkdir()
-    (three / "damaged-2-step-00000005-a1").mkdir()
-    (three / "else").mkdir()
+    unfinished = three / "step-00000040-a2-before-evaluation"
+    for folder in (unfinished, three / "damaged-2-step-00000005-a1", three / "else"):
+        folder.mkdir()
+    (unfinished / FILE).write_bytes(b"half of it")
+    (unfinished / "state.json.0123abcd.tmp").write_text("{}")
     listing = list_checkpoints(str(three))
     assert [found.step for found in listing.committed] == [10, 30]
     assert [folder for folder, _ in listing.damaged.values()] == ["step-00000020-a1"]
-    assert list(listing.unfinished.values()) == ["step-00000040-a2-before-evaluation"]
+    assert list(listing.unfinished.values()) == [unfinished.name]
     assert listing.set_aside == {"damaged-2-step-00000005-a1": Name(step=5, evaluated=True, attempt=1)}
+    found, said = newest(three)
+    assert found is not None and found.step == 30
+    assert said == [f"{unfinished} was never finished, so it does not count"] and unfinished.is_dir()

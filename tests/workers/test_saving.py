@@ -3,9 +3,10 @@
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch.distributed as dist
@@ -20,28 +21,22 @@ from workers.checkpoint_store import keyless
 PROJECT = Path(__file__).parents[2]
 
 
-class Gate:
-    """Lets `save_file` begin when it is opened."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-        working = saving.save_file
-
-        def held(*arguments: Any) -> None:
-            self.reached.set()
-            assert self.opened.wait(60)
-            working(*arguments)
-
-        monkeypatch.setattr(saving, "save_file", held)
-
-
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    return Gate(monkeypatch)
+def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets `save_file` begin when it is opened."""
+    gate, working = SimpleNamespace(reached=threading.Event(), opened=threading.Event()), saving.save_file
+
+    def held(*arguments: Any) -> None:
+        gate.reached.set()
+        assert gate.opened.wait(60)
+        working(*arguments)
+
+    monkeypatch.setattr(saving, "save_file", held)
+    return gate
 
 
 def test_what_is_saved_is_the_state_at_its_step_though_training_goes_on(
-    alone: dist.ProcessGroup, tmp_path: Path, gate: Gate
+    alone: dist.ProcessGroup, tmp_path: Path, gate: Any
 ) -> None:
     model, optimizer = make()
     fill(model, optimizer, 1)
@@ -60,7 +55,7 @@ def test_what_is_saved_is_the_state_at_its_step_though_training_goes_on(
 
 
 def test_one_save_is_under_way_and_the_next_waits_and_says_how_long(
-    alone: dist.ProcessGroup, tmp_path: Path, gate: Gate
+    alone: dist.ProcessGroup, tmp_path: Path, gate: Any
 ) -> None:
     model, optimizer = make()
     own = saver(tmp_path, model, optimizer, alone)
@@ -106,52 +101,37 @@ def test_saving_over_what_was_never_committed_begins_anew(alone: dist.ProcessGro
 
 
 @pytest.mark.parametrize(
-    ("where", "error", "message"),
+    ("error", "said"),
     [
-        ("workers.checkpoint_store.FolderStore.commit", OSError("Input/output error"), "Input/output error"),
-        # A mistake of ours is named too.
-        ("workers.saving.save_file", TypeError("not a tensor"), "TypeError: not a tensor"),
+        (
+            OSError(28, "No space left on device"),
+            r"\[Errno 28\] No space left on device\); the ones before it are whole",
+        ),
+        (TypeError("not a tensor"), "TypeError: not a tensor"),  # a mistake of ours is named too
     ],
 )
-def test_what_goes_wrong_is_an_oserror(
-    alone: dist.ProcessGroup,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    where: str,
-    error: Exception,
-    message: str,
+def test_a_failure_is_an_oserror_and_kept_until_it_is_asked_for(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     save_whole(tmp_path, alone, 1)
-    monkeypatch.setattr(where, failing(error))
-    with pytest.raises(OSError, match=rf"the checkpoint could not be written \(rank 0: {message}"):
-        save_whole(tmp_path, alone, 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001-a1"]
-    with pytest.raises(OSError, match=r"the checkpoint could not be written \(rank 0: .*state\.json"):
-        save_whole(tmp_path / "step-00000001-a1" / "state.json", alone)
-
-
-def failing(error: Exception) -> Callable[..., None]:
-    def fails(*arguments: Any) -> None:
-        raise error
-
-    return fails
-
-
-def test_a_failure_is_kept_until_it_is_asked_for(
-    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(saving, "save_file", failing(OSError(28, "No space left on device")))
+    monkeypatch.setattr(saving, "save_file", Mock(side_effect=error))
     own = saver(tmp_path, *make(), alone)
-    own.save(state(1))
+    own.save(state(2))
     end = time.monotonic() + 60
     while not own.has_failed:
         assert time.monotonic() < end
         time.sleep(0.01)
     assert own.reports() == []
-    said = r"rank 0: \[Errno 28\] No space left on device\); the ones before it are whole"
-    for again in (lambda: own.save(state(2)), own.wait):
-        with pytest.raises(OSError, match=said):
+    for again in (lambda: own.save(state(3)), own.wait):
+        with pytest.raises(OSError, match=rf"the checkpoint could not be written \(rank 0: {said}"):
             again()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001-a1"]
+
+
+def test_a_place_that_is_a_file(alone: dist.ProcessGroup, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"the checkpoint could not be written \(rank 0: .*/file"):
+        save_whole(tmp_path / "file", alone)
 
 
 def test_a_checkpoint_keeps_its_config_but_no_keys() -> None:
