@@ -135,7 +135,7 @@ def assert_same(found: list[dict[str, Any]], place: Path, paper: Paper) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.ci, pytest.mark.slow] * (name == "compiled")) for name in CASES]
+    "name", [pytest.param(name, marks=[pytest.mark.ci] * (name == "compiled")) for name in CASES]
 )
 def test_run_is_the_one_by_hand(processes: Processes, data: tuple[Path, Pictures], tmp_path: Path, name: str) -> None:
     case = CASES[name]
