@@ -74,12 +74,8 @@ def _live(node: ast.AST) -> Iterator[ast.AST]:
         match child:
             case ast.Assert() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
                 continue
-            case ast.If(ast.Name("TYPE_CHECKING")):
-                continue
             case ast.Raise():
                 yield child
-                continue
-            case ast.arg():
                 continue
             case ast.AnnAssign(value=value):
                 if value is not None:

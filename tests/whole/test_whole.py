@@ -134,9 +134,7 @@ def assert_same(found: list[dict[str, Any]], place: Path, paper: Paper) -> None:
         np.testing.assert_allclose(tensors[name], tensor, rtol=0, atol=TOLERANCE * abs(tensor).max(), err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.ci] * (name == "compiled")) for name in CASES]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.ci] * (name == "compiled")) for name in CASES])
 def test_run_is_the_one_by_hand(processes: Processes, data: tuple[Path, Pictures], tmp_path: Path, name: str) -> None:
     case = CASES[name]
     of = config(data[0], *case.settings)
