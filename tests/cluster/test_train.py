@@ -123,12 +123,12 @@ def test_killed_tree_and_same_command_give_the_same_weights(undisturbed: Run, fo
     assert again.weights() == undisturbed.weights()
 
 
-@pytest.mark.parametrize("when", ["in training", "while starting"])
+@pytest.mark.parametrize("when", ["in-training", "while-starting"])
 def test_ctrl_c_saves_leaves_nothing_running_and_the_same_command_goes_on(
     undisturbed: Run, folder: Path, when: str
 ) -> None:
-    run = Run(folder, f"ctrl-c {when}")
-    if when == "in training":
+    run = Run(folder, f"ctrl-c-{when}")
+    if when == "in-training":
         run.wait_for_step(9)
     else:
         run.wait_for(lambda: any("raylet" in process.name() for process in run.descendants()))
@@ -137,9 +137,9 @@ def test_ctrl_c_saves_leaves_nothing_running_and_the_same_command_goes_on(
     assert run.finish(60) == 130, run.text
     assert not alive(processes)
     assert "Traceback" not in run.text
-    if when == "in training":
+    if when == "in-training":
         assert "stopped after step" in run.text
-        again = finished(folder, f"ctrl-c {when}")
+        again = finished(folder, f"ctrl-c-{when}")
         assert again.weights() == undisturbed.weights()
 
 
