@@ -1,7 +1,6 @@
 # `make demo` trains the built-in demo and `make test` runs the tests; both make their own virtual environment first.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev
 
 .PHONY: demo test test-all check help
 demo: $(VENV)/.installed ## train the built-in demo: two columns, pictures drawn on the spot, about two minutes
@@ -23,5 +22,5 @@ help: ## this list
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

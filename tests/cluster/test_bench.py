@@ -1,6 +1,7 @@
 """Every benchmark runs to its end at its smallest size, and compares like with like. No test asserts a speed."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cluster.benchmarks import rounds
 from cluster.benchmarks.contenders import network, stock
 from cluster.benchmarks.data import data, same_pixels
 from cluster.benchmarks.loaders import compare, material
+from cluster.benchmarks.loaders.contender import Contender
 from cluster.benchmarks.loaders.peer import PEERS, missing
 from cluster.benchmarks.plan import Case, made, measure, predict, width
 from cluster.benchmarks.seeing import seeing
@@ -119,9 +121,8 @@ def test_data_benchmark_prints_every_contender(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.ci
 def test_ours_goes_on_where_a_dataloader_ends() -> None:
-    """Real processes: stopped in mid-epoch and continued in others, and a worker killed. Others that are installed, too."""
-    names = tuple(name for name in PEERS if not missing(name))
-    found = compare.peers(1, images=IMAGES, batch=BATCH, names=names)["peers"]
+    """Real processes: stopped in mid-epoch and continued in others, and a worker killed, for both."""
+    found = compare.peers(1, images=IMAGES, batch=BATCH, names=("ours", "DataLoader"))["peers"]
     assert found["ours"]["resume"]["verdict"] == "exact, every pixel"
     assert found["DataLoader"]["resume"]["verdict"] == "no state; the epoch starts again"
     ours, theirs = (found[name]["kill"] for name in ("ours", "DataLoader"))
@@ -129,6 +130,18 @@ def test_ours_goes_on_where_a_dataloader_ends() -> None:
     assert "DataLoader worker" in theirs["ended"] and theirs["lost"] > 0
     for figures in found.values():
         assert [(one["lost"], one["doubled"]) for one in figures["edges"]] == [(0, 0)]
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in ("ours", "DataLoader")])
+def test_another_loader_delivers_each_image_once(tmp_path: Path, name: str) -> None:
+    if missing(name):
+        pytest.skip(f"{name} is not installed: pip install '{missing(name)}'")
+    start = partial(Contender, material.make(tmp_path, IMAGES, None)[0], *PEERS[name][:2], batch=BATCH, workers=2)
+    start(write=True).end()
+    with start(write=False) as running:
+        figures = running.ask("edge")
+    assert (figures["lost"], figures["doubled"]) == (0, 0)
 
 
 def test_verdicts_on_a_continuation() -> None:

@@ -179,8 +179,8 @@ def test_bad_input_is_one_error(
 
     assert "nowhere is not the folder of a run" in told(Path("nowhere"))
     assert "has no config.yaml" in told(empty)
-    assert "is a file; give a folder" in told(copied, file)
-    assert "lies below a file" in told(copied, file / "x")
+    for wrong in (file, file / "x"):
+        assert f"--out {wrong} cannot be written: {file} is a file" in told(copied, wrong)
     shutil.rmtree(copied / "checkpoints")
     assert "there is no checkpoint at" in told(copied)
     # A run to compare with needs none.
