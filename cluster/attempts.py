@@ -30,7 +30,7 @@ from cluster.supervisor import Supervisor
 from cluster.traces import with_traces
 from configs.errors import UnreachableError
 
-SEEING_SECONDS = 5.0
+SEEING_SECONDS = 30.0
 """How long the end of a run waits for what is still being written down of a failure."""
 LOOK_SECONDS = 0.5
 """How often it is looked whether there is room."""
