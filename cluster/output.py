@@ -49,7 +49,7 @@ def command_output(*, expendable: bool) -> Iterator[None]:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             # It gets the lowest free number: this very one, as those below it are open.
-            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 - open to the end
     before = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, stream in before.items():
         if hasattr(stream, "reconfigure"):

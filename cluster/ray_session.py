@@ -68,7 +68,7 @@ def ray_session(
         yield ray
     except (UserError, KeyboardInterrupt):
         raise
-    except BaseException:
+    except BaseException:  # whatever ends it, Ray may have noted why; it is raised on
         if wanted is not None:
             print(f"note: what Ray itself wrote down of this is in {wanted / 'logs'}", file=sys.stderr, flush=True)
             wanted = None

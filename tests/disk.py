@@ -205,7 +205,7 @@ def every_failure(
 
     def new() -> bool:
         left = (facts(), *((path, path.is_file() and path.read_bytes()) for path in sorted(root.rglob("*"))))
-        return left not in seen and not seen.add(left)  # type: ignore[func-returns-value]
+        return left not in seen and not seen.add(left)  # type: ignore[func-returns-value]  # it is for `not`
 
     with patch.object(os, "fsync"):  # which takes long, and no power is really cut
         reset()

@@ -49,7 +49,7 @@ def in_columns(columns: int, logits_BC: Tensor, compute: Callable[[Tensor, int, 
         own = share(logits_BC.shape[1], columns, number)
         try:
             return compute(logits_BC[:, own], own.start, exchange)
-        except BaseException:
+        except BaseException:  # or the others would wait at the barrier; it is raised on
             exchange.barrier.abort()
             raise
 

@@ -4,7 +4,7 @@ In one process, in two columns and in 2 x 2 that share the GPU and talk over NCC
 averaged by DDP, and five updates.
 """
 
-# ruff: noqa: F401
+# ruff: noqa: F401 - pytest collects what is imported here
 
 import dataclasses
 import typing

@@ -182,7 +182,7 @@ class Remote:
                         size += len(chunk)
             except (OSError, pa.ArrowException):
                 raise  # the storage's
-            except BaseException:
+            except BaseException:  # Ctrl-C too; it is raised on
                 # These streams cannot be given up: leaving one puts what it was given under the name, as if that were all.
                 with suppress(OSError, pa.ArrowException):
                     self._filesystem.delete_file(target)
