@@ -7,7 +7,7 @@ from cluster.plan import Plan
 
 def draining_nodes() -> set[str]:
     """Ids of the nodes that were told to finish what they do, because they will be taken away."""
-    # The only place where Ray 2.58 says so to a driver.
+    # The only place where Ray 2.60 says so to a driver.
     return set(ray._private.state.state.get_draining_nodes())
 
 

@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.group import WorkerGroup
 from cluster.outcomes import Failure
 
-NODE_SECONDS = 20.0
-"""How long a node may take to answer; after a hang the others wait for it."""
+NODE_SECONDS = {"hang": 20.0, "death": 120.0}
+"""How long a node may take to answer, by what happened; after a hang the others wait for it."""
 ACTOR_SECONDS = 1.0
 """And an actor, which may be stopped, when all nodes have answered."""
 
@@ -37,15 +37,16 @@ def diagnose(folder: Path, failure: Failure, group: WorkerGroup, where: str) -> 
     ranks = {
         f"collectives-{rank}.json": column.collectives.remote() for rank, column in enumerate(group.columns) if hung
     }
-    thread = Thread(target=_collect, args=(folder, nodes, ranks), name="diagnosis", daemon=True)
+    seconds = NODE_SECONDS["hang" if hung else "death"]
+    thread = Thread(target=_collect, args=(folder, nodes, ranks, seconds), name="diagnosis", daemon=True)
     thread.start()
     if hung:
         thread.join()
     return thread
 
 
-def _collect(folder: Path, nodes: dict[str, Any], ranks: dict[str, Any]) -> None:
-    for asked, seconds in ((nodes, NODE_SECONDS), (ranks, ACTOR_SECONDS)):
+def _collect(folder: Path, nodes: dict[str, Any], ranks: dict[str, Any], node_seconds: float) -> None:
+    for asked, seconds in ((nodes, node_seconds), (ranks, ACTOR_SECONDS)):
         ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds) if asked else ([], [])
         for name, reference in asked.items():
             if reference in ready:

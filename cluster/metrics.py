@@ -1,7 +1,7 @@
 """A sink that gives a run's reports to Ray's metrics, from where Prometheus fetches them (docs/monitoring.md).
 
 Made in the driver. Ray puts `ray_` before each name, and `_total` behind those of counters. Means over time come from two
-counters: Ray 2.58 works the sums of histograms out from the middles of their buckets, so they are wrong. And it forgets a gauge
+counters: Ray works the sums of histograms out from the middles of their buckets, so they are wrong. And it forgets a gauge
 that was not set for twice its interval of 10 s, so all are set again every few seconds, with the values that they have.
 """
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster import own_ray, ray_files
 from cluster.output import tell_at_once
+from cluster.ray_token import MODE, use_token
 from cluster.signals import stop_signals
 from configs.errors import UserError
 
@@ -103,7 +104,7 @@ def _connect(
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task")
     # The same goes for calls of other ranks that failed along with the first one, which nobody asks for any more.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    # Ray 2.58 warns that actors without GPUs will see them all; ours import no CUDA.
+    # Ray warns that actors without GPUs will see them all; ours import no CUDA.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Batches that every column has copied leave the object store at once, not with the next second's sweep.
     os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
@@ -117,6 +118,7 @@ def _connect(
         # Stay on loopback: nobody else has business with a private Ray, and laptops change address under way. The switch
         # is named after the systems where this is the default.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    use_token(make=address is None)
     if address is not None:
         address = _resolve(address)
     import ray
@@ -157,13 +159,16 @@ def _connect(
             raise
         raise _not_started(error) from None
     if address is None and dashboard and not quiet:
-        print(f"Ray dashboard: http://{context.dashboard_url}", flush=True)
+        asks = " (it asks once for a token, that of `ray get-auth-token`)" if os.environ.get(MODE) == "token" else ""
+        print(f"Ray dashboard: http://{context.dashboard_url}{asks}", flush=True)
     return ray, Path(context.address_info["session_dir"])
 
 
 def _resolve(address: str) -> str:
     """host:port, as Ray itself finds it. Raises UserError if nobody listens there; Ray would try for minutes."""
     from ray._private.services import canonicalize_bootstrap_address, extract_ip_port
+    from ray._raylet import GcsClient
+    from ray.exceptions import AuthenticationError
 
     try:
         found = canonicalize_bootstrap_address(address)
@@ -177,6 +182,15 @@ def _resolve(address: str) -> str:
     except OSError as error:
         # What is found for `auto` may be the place of one that was killed.
         raise _no_cluster(address, OSError(f"{found}: {error.strerror or error}")) from None
+    try:
+        GcsClient(address=found)
+    except AuthenticationError:
+        raise UserError(
+            f"the Ray cluster at {_named(address)} wants its token, which is not the one of this machine, if it has any: copy "
+            f"~/.ray/auth_token from the cluster's head to the same place here. {_way_out(address)}"
+        ) from None
+    except Exception as error:
+        raise _no_cluster(address, error) from None
     return str(found)
 
 

@@ -17,7 +17,7 @@ from cluster.preflight.results import Result, Waiting
 TRIED_BYTES = 8_000_000
 LINK_SECONDS = 15.0
 """For both ends of a link to find each other and to send."""
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 """For probes to start: they import torch."""
 SLOW_SECONDS = 1.0
 """What a step's exchange over one link may take before people are warned."""

@@ -54,7 +54,7 @@ class Run:
     def text(self) -> str:
         return self.output.read_text(encoding="utf-8")
 
-    def finish(self, seconds: float = 180) -> int:
+    def finish(self, seconds: float = 300) -> int:
         """Wait for its end; returns the exit code."""
         try:
             return self.process.wait(seconds)
@@ -62,11 +62,11 @@ class Run:
             self.kill_tree()
             raise AssertionError(f"did not end within {seconds} s:\n{self.text}") from None
 
-    def wait_for_step(self, step: int, seconds: float = 120) -> None:
+    def wait_for_step(self, step: int, seconds: float = 300) -> None:
         """Wait until the log tells of an update of at least this number."""
         self.wait_for(lambda: self.last_step() >= step, seconds)
 
-    def wait_for(self, ready: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_for(self, ready: Callable[[], bool], seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not ready():
             assert self.process.poll() is None, f"ended too early:\n{self.text}"

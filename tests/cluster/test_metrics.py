@@ -75,7 +75,7 @@ def test_a_run(recorded: Values) -> None:
 
 
 def test_gauges_are_set_again_and_again(recorded: Values, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray 2.58 forgets one that was not set for 20 s; an evaluation's would be gone before anybody looks."""
+    """Ray forgets one that was not set for 20 s; an evaluation's would be gone before anybody looks."""
     monkeypatch.setattr(metrics, "AGAIN_SECONDS", 0.01)
     sink = RayMetrics("a", MESH)
     sink.report(evaluation(20))

@@ -184,7 +184,7 @@ def test_link_whose_other_end_stops(place: Place, monkeypatch: pytest.MonkeyPatc
                     if "LinkProbe.measure" in " ".join(process.cmdline()):
                         process.suspend()
                         return
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     thread = threading.Thread(target=stop_one)
     thread.start()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ray_files
+from cluster import ray_files, ray_token
+from cluster.ray_token import use_token
 from tests.cluster.runs import PROJECT
 
 TASK = """
@@ -54,3 +56,26 @@ def test_old_sessions_of_ours_go(place: Path, alive: bool, marked: bool, days: i
         os.utime(session / ray_files.MARK, (then, then))
     ray_files.sweep(place)
     assert session.exists() == (place / "session_latest").is_symlink() == stays
+
+
+def test_token_is_made_once_and_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (ray_token.MODE, ray_token.TOKEN):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    use_token(make=False)
+    assert ray_token.MODE not in os.environ and not any(tmp_path.iterdir())
+    use_token(make=True)
+    file = tmp_path / ray_token.PLACE
+    token = file.read_text()
+    assert os.environ.pop(ray_token.MODE) == "token" and len(token) == 64
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and [*file.parent.iterdir()] == [file]
+    use_token(make=True)
+    assert os.environ.pop(ray_token.MODE) == "token" and file.read_text() == token
+    assert ray_token.TOKEN not in os.environ
+
+    monkeypatch.setenv("HOME", str(file))  # where no folder can be made
+    use_token(make=True)
+    assert os.environ.pop(ray_token.MODE) == "token" and len(os.environ[ray_token.TOKEN]) == 64
+    monkeypatch.setenv(ray_token.MODE, "disabled")
+    use_token(make=True)
+    assert os.environ[ray_token.MODE] == "disabled"

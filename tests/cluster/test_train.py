@@ -198,8 +198,20 @@ def test_evaluate_finds_the_errors_that_training_reported(
         assert near(errors, by_hand.evaluate(10)) and not near(errors, by_hand.evaluate())
 
 
-def test_joins_a_running_cluster_and_leaves_it_running(undisturbed: Run, folder: Path) -> None:
+def test_joins_a_running_cluster_and_leaves_it_running(
+    undisturbed: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running_cluster(folder, cpus=4) as (address, cluster):
+        for token in ("0" * 64, None):
+            with monkeypatch.context() as stranger:
+                stranger.setenv("HOME", str(folder))
+                stranger.delenv("RAY_AUTH_TOKEN")
+                stranger.delenv("RAY_AUTH_MODE")
+                if token:
+                    stranger.setenv("RAY_AUTH_TOKEN", token)
+                refused = Run(folder, "stranger", arguments=(str(SMALL), "name=stranger", "--address", address))
+            assert refused.finish(60) == 2
+            assert f"error: the Ray cluster at --address {address} wants its token" in refused.text
         run = finished(folder, "joined", arguments=(str(SMALL), "name=joined", "--address", address))
         assert run.weights() == undisturbed.weights()
         assert cluster.poll() is None

@@ -115,6 +115,8 @@ def test_ray_takes_the_file_and_refuses_a_wrong_key(file: Path) -> None:
 def test_mounted_files_are_there_and_the_actors_code_is_among_them(file: Path) -> None:
     mounts = read(file)["file_mounts"]
     assert {"configs", "alexnet", "workers", "cluster", "pyproject.toml", "constraints.txt"} <= set(mounts.values())
+    token = "~/.ray/auth_token"
+    assert mounts.pop(token) == token
     assert all((ROOT / source).exists() for source in mounts.values())
     assert all(target == f"~/two-column-alexnet/{source}" for target, source in mounts.items())
 
@@ -168,4 +170,5 @@ def test_workarounds_are_in_every_file(file: Path) -> None:
         "object-store-memory",
     ):
         assert setting in text
+    assert text.count("RAY_AUTH_MODE=token RAY_USAGE") == 2 or "authOptions: {mode: token}" in text
     assert "0.0.0.0" not in text

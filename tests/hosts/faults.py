@@ -9,6 +9,7 @@ it, and to the first report of a step of the next attempt; `repeated` are the up
 
 import argparse
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -164,7 +165,8 @@ def main() -> int:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=True)
     rows: list[tuple[str, bool]] = []
     try:
-        with Hosts(["head", *WORKERS, DATA_HOST], visible=[args.folder, small]) as hosts:
+        names, token = ["head", *WORKERS, DATA_HOST], {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        with Hosts(names, visible=[args.folder, small], profiles=dict.fromkeys(names, token)) as hosts:
             cluster = Cluster(hosts, args.folder)
             cluster.start()
             quiet = Run(cluster, "undisturbed")

@@ -249,7 +249,11 @@ class Hosts:
             f"AuthorizedKeysFile {HOME}/.ssh/authorized_keys\nPermitRootLogin prohibit-password\n"
             "PasswordAuthentication no\nUsePAM no\nUseDNS no\nStrictModes no\nMaxStartups 50\nPidFile none\n"
         )
-        profile = {"PATH": f"{Path(sys.executable).parent}:$PATH", **self._profiles.get(name, {})}
+        profile = {
+            "PATH": f"{Path(sys.executable).parent}:$PATH",
+            "RAY_AUTH_MODE": "token",
+            **self._profiles.get(name, {}),
+        }
         lines = "".join(f'export {key}="{value}"\n' for key, value in profile.items())
         (self.folder / name / "home" / ".bashrc").write_text(lines)
 

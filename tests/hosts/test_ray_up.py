@@ -85,7 +85,7 @@ def cluster(make_hosts: Callable[..., Hosts], tmp_path_factory: pytest.TempPathF
     yaml = shared / "ray_cluster.yaml"
     yaml.write_text(text, encoding="utf-8")
     made = Cluster(hosts, yaml, shared)
-    made.laptop(f"ray up -y {yaml}")
+    made.laptop(f"(umask 077; ray get-auth-token --generate) && ray up -y {yaml}")
     return made
 
 
