@@ -13,7 +13,7 @@ COLUMN_ENVIRONMENT = {
     "TORCH_FR_BUFFER_SIZE": "256",
 }
 
-# Since Ray 2.58 a process that asks for no GPU sees them all; this keeps those that need none off them.
+# A process that asks Ray for no GPU sees them all; this keeps those that need none off them.
 NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}
 
 

@@ -104,8 +104,6 @@ def _connect(
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task")
     # The same goes for calls of other ranks that failed along with the first one, which nobody asks for any more.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    # Ray warns that actors without GPUs will see them all; ours import no CUDA.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Batches that every column has copied leave the object store at once, not with the next second's sweep.
     os.environ.setdefault("RAY_free_objects_period_milliseconds", "0")
     # A call to an actor whose connection broke fails when the cluster says why, but after half a second at most; Ray waits for a
@@ -167,7 +165,7 @@ def _connect(
 def _resolve(address: str) -> str:
     """host:port, as Ray itself finds it. Raises UserError if nobody listens there; Ray would try for minutes."""
     from ray._private.services import canonicalize_bootstrap_address, extract_ip_port
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of Cython
     from ray.exceptions import AuthenticationError
 
     try:
