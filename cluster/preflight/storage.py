@@ -104,6 +104,9 @@ class StorageTest:
             self._folder.write(marker(self._token), self._token)
         except (OSError, UserError) as error:
             self.problem = _told(error)
+        except BaseException:  # a signal that came just now
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -98,7 +98,8 @@ class Run:
 
     def kill_tree(self) -> None:
         """kill -9 of the driver and every process below it, at once."""
-        for process in [*self.descendants(), psutil.Process(self.process.pid)]:
+        # The driver first: it would tell of the deaths of others.
+        for process in [psutil.Process(self.process.pid), *self.descendants()]:
             if process.is_running():
                 process.kill()
         self.process.wait()
