@@ -1,6 +1,7 @@
 """The one exception for mistakes that the person at the keyboard can put right; and which errors may go away by themselves."""
 
 import errno
+import re
 from typing import Literal
 
 Nature = Literal["away", "wrong", "full"]
@@ -9,6 +10,8 @@ would happen again (wrong input, a loss that is no number). full: a disk is, and
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WRONG = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """Of an operating system's errors, those that stay. All others are taken for outages: a try too many costs seconds."""
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""As libraries written in Rust say it (safetensors), in errors of their own kind."""
 OWN = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """A loss that is no number, and mistakes of ours."""
 
@@ -33,8 +36,10 @@ def nature_of(error: BaseException) -> Nature:
     own: Nature | None = getattr(error, "nature", None)
     if own is not None:
         return own
-    if isinstance(error, OSError):
-        return "full" if error.errno in FULL else "wrong" if error.errno in WRONG else "away"
+    inside = OS_ERROR.search(str(error))
+    if inside or isinstance(error, OSError):
+        number = int(inside[1]) if inside else getattr(error, "errno", None)
+        return "full" if number in FULL else "wrong" if number in WRONG else "away"
     return "wrong" if isinstance(error, OWN) else "away"
 
 

@@ -235,7 +235,7 @@ class Saver:
         except (OSError, UserError, SafetensorError) as error:  # a full disk, a storage that is gone
             problem, nature = str(error), nature_of(error)
         except Exception as error:  # a mistake of ours
-            problem = f"{type(error).__name__}: {error}"
+            problem, nature = f"{type(error).__name__}: {error}", nature_of(error)
         of_all: list[Any] = [None] * self._group.size()
         dist.all_gather_object(of_all, (value, problem, nature), group=self._group)
         said = [f"rank {rank}: {text}" for rank, (_, text, _) in enumerate(of_all) if text]

@@ -51,6 +51,7 @@ def test_a_full_disk_ends_the_run_in_words_and_leaves_what_there_is(
         rf"The last checkpoint is ({small_disk}/full/step-\d+-a1); the same command goes on from there$", last
     )
     assert found, last
+    assert len(run.reports("attempt")) == 1, "the next would find the disk as full"
     config, model = load_network(found[1])
     assert config.name == "full" and model.columns == 2
 

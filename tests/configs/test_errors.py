@@ -4,6 +4,7 @@ import errno
 import pickle
 
 import pytest
+from safetensors import SafetensorError
 
 from configs.errors import Nature, UnreachableError, UserError, about_os, is_user_error, last_raised, nature_of
 
@@ -17,6 +18,7 @@ from configs.errors import Nature, UnreachableError, UserError, about_os, is_use
         (FileNotFoundError(errno.ENOENT, "No such file"), "wrong"),
         (OSError(errno.ENOSPC, "No space left on device"), "full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "full"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "full"),
         (UnreachableError("no answer"), "away"),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "away"),
         (TimeoutError("no answer"), "away"),
