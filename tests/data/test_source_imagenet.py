@@ -207,7 +207,6 @@ TRUTH = "ILSVRC2012_validation_ground_truth__txt"
     [
         (lambda f: f.train.unlink(), r"train\.tar cannot be read: No such file"),
         (lambda f: cut(f.train, 0), r"train\.tar is not a whole tar archive"),
-        (lambda f: cut(f.train, 100), r"train\.tar is not a whole tar archive"),
         (lambda f: cut(f.train, f.train.stat().st_size // 2), r"train\.tar is not a whole tar archive: .*past the end"),
         # Right after a member: nothing is torn, but the mark of the end is missing.
         (lambda f: cut(f.train, header(f.train, "n02110185.tar")), r"not a whole tar archive: no header, and not the"),
@@ -216,7 +215,6 @@ TRUTH = "ILSVRC2012_validation_ground_truth__txt"
             r"train\.tar is not a whole tar archive: no header, and not the end, at byte",
         ),
         (flip_inner_header, r"train\.tar: n02110185\.tar is not a whole tar archive: no header, and not the end"),
-        (lambda f: f.train.write_bytes(jpeg(1) * 9), r"train\.tar is not a whole tar archive"),
         (lambda f: f.train.write_bytes(gzip.compress(f.train.read_bytes())), r"train\.tar is not a whole tar archive"),
         (lambda f: f.train.write_bytes(f.validation.read_bytes()), r"holds no archives named n01440764\.tar"),
         (lambda f: repack(f.train, without="n02110185.tar"), r"1 of 6 classes are missing: n02110185\. Fetch"),

@@ -1,8 +1,6 @@
 """Class folders and Parquet files as sources, and what one chunk becomes."""
 
-import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ import pytest
 import simplejpeg
 
 from configs.errors import UserError
-from tests.data.archives import TEST_DATA, jpeg, read, read_all
+from tests.data.archives import read, read_all
+from tests.data.pictures import jpeg
 from workers.data.ingest import combine, make_shard
 from workers.data.shards import Shard
 from workers.data.sources import FolderSource, ParquetSource
@@ -34,16 +33,8 @@ def test_train_and_validation_folders(tmp_path: Path) -> None:
     images = ("train/a/images/x.png", "train/a/y.jpg", "train/b/1.jpg", "train/b/2.JPEG", "val/b/1.jpg")
     for name in images:
         put(tmp_path, name, data=name.encode())
-    strewn = (".DS_Store", "a/.DS_Store", "a/Thumbs.db", "a/desktop.ini", "a/._y.jpg", ".hidden/1.jpg")
-    put(
-        tmp_path / "train",
-        *strewn,
-        "__MACOSX/a/1.jpg",
-        "a/__MACOSX/1.jpg",
-        "a/Desktop.ini",
-        "b/THUMBS.DB",
-        "a/notes.txt",
-    )
+    strewn = (".DS_Store", "a/.DS_Store", "a/._y.jpg", ".hidden/1.jpg", "__MACOSX/a/1.jpg", "a/__MACOSX/1.jpg")
+    put(tmp_path / "train", *strewn, "a/Thumbs.db", "a/Desktop.ini", "b/THUMBS.DB", "a/notes.txt")
     source = FolderSource(tmp_path)
     assert source.classes == ("a", "b")
     assert source.splits == {"train": 4, "validation": 1}
@@ -268,24 +259,3 @@ def test_chunk_without_a_good_image_leaves_no_file(tmp_path: Path) -> None:
     assert result.info is None
     assert [image.reason for image in result.quarantined] == ["the file is empty"] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_real_parquet_is_stored_byte_for_byte_once(tmp_path: Path) -> None:
-    folder = TEST_DATA / "tiny-imagenet-100"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}: set ALEXNET_TEST_DATA to a folder that holds tiny-imagenet-100")
-    source = ParquetSource(folder)
-    assert source.splits == {"train": 50_000, "validation": 5_000}
-    assert len(source.classes) == 100
-    stored: Counter[tuple[str, int]] = Counter()
-    for number, chunk in enumerate(source.chunks("validation", 1800)):  # crosses row groups of 1,000
-        result = make_shard(source, chunk, tmp_path, f"{number}.arrow", 64, 95)
-        assert not result.quarantined
-        shard = Shard(tmp_path / f"{number}.arrow")
-        stored.update(
-            (hashlib.sha256(shard.image(row).data).hexdigest(), shard.label(row)) for row in range(len(shard))
-        )
-    table = pq.read_table(folder / "validation-00000-of-00001.parquet")
-    rows = zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)
-    assert stored == Counter((hashlib.sha256(image["bytes"]).hexdigest(), label) for image, label in rows)
-    assert stored.total() == 5000
