@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from configs.schema import ColourNoise, Config
+from configs.schema import Config
 from tests.workers import by_hand
 from workers.data.data_worker import DataWorker, Replaced
 from workers.data.dataset import CorruptRecordError
-from workers.data.manifest import Manifest
 from workers.data.shards import CorruptShardError
 from workers.program import Request
 
@@ -91,46 +90,6 @@ def test_training_batch_is_what_decoding_and_cutting_by_hand_gives(
         assert batch["offsets"][number].tolist() == [y, x]
         assert batch["mirror"][number] == by_hand.mirrored(seed, epoch, position // shared)
         assert int(batch["keys"][number]) % 2**64 == by_hand.key(seed, 6, epoch, position)
-
-
-def test_centre_crops_and_the_same_order_every_epoch(folder: Path, pictures: dict[str, list[np.ndarray]]) -> None:
-    config = by_hand.config(folder, crop="centre", crop_positions=OFFSETS)
-    worker = DataWorker(with_train(config, seed=5, order="same_every_epoch"), "worker")
-    first, second = worker.batch(train(0, ROWS)), worker.batch(train(ROWS, ROWS))
-    centre = (by_hand.SIZE - CROP) // 2
-    for number, row in enumerate(by_hand.order(5, 0, ROWS)):
-        cut = pictures["train"][row][centre : centre + CROP, centre : centre + CROP]
-        np.testing.assert_array_equal(first["images"][number], cut)
-    assert (first["offsets"] == centre).all()
-    np.testing.assert_array_equal(second["images"], first["images"])
-    # What is drawn for an image is still another thing in each epoch.
-    assert (second["keys"] != first["keys"]).all() and (second["mirror"] != first["mirror"]).any()
-
-
-def test_types_and_shapes(folder: Path) -> None:
-    worker = DataWorker(by_hand.config(folder), "worker")
-    made = worker.batch(train(0, 3)) | {name: np.empty(0) for name in ("decoded", "seconds", "replaced")}
-    assert {name: (array.dtype.name, array.shape) for name, array in made.items() if array.size} == {
-        "images": ("uint8", (3, CROP, CROP, 3)),
-        "labels": ("int64", (3,)),
-        "offsets": ("int64", (3, 2)),
-        "mirror": ("bool", (3,)),
-        "keys": ("int64", (3,)),
-        "colour": ("float32", (3, 3)),
-        "noisy": ("bool", (3,)),
-    }
-    plain = DataWorker(by_hand.config(folder, colour_noise=None), "worker").batch(train(0, 3))
-    assert plain.keys() == made.keys() - {"colour", "noisy"}
-
-
-def test_colour_noise_is_that_of_the_manifest(folder: Path) -> None:
-    """Offsets are combinations of the manifest's principal components, scaled by the deviations found in it."""
-    noise = ColourNoise(strength=0.1)
-    batch = DataWorker(by_hand.config(folder, colour_noise=noise), "worker").batch(train(0, 600))
-    manifest = Manifest.load(folder / "data")
-    components = batch["colour"] @ np.array(manifest.rgb_eigenvectors) / (0.1 * np.sqrt(manifest.rgb_eigenvalues))
-    # 600 standard normal numbers per component: the deviation is off by 1 / sqrt(1,200).
-    assert np.abs(components.std(axis=0) - 1).max() < 5 / np.sqrt(1200)
 
 
 def test_any_worker_makes_the_same_batch_in_any_order_and_another_seed_another_one(folder: Path) -> None:

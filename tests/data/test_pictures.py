@@ -1,7 +1,6 @@
 """The drawn picture set: repeatable, balanced, whole or absent, and no easier than it claims to be."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ from workers.data.pictures import CLASS_NAMES, MIN_SIZE, draw_picture, draw_pict
 SIZE = 40
 
 
-def _draw(
-    root: Path, *, train: int = 3, validation: int = 2, seed: int = 0, watch: Callable[[int, int], None] | None = None
-) -> Path:
-    draw_picture_set(root, size=SIZE, train_per_class=train, validation_per_class=validation, seed=seed, progress=watch)
+def _draw(root: Path, *, train: int = 3, validation: int = 2, seed: int = 0, **more: Any) -> Path:
+    draw_picture_set(root, size=SIZE, train_per_class=train, validation_per_class=validation, seed=seed, **more)
     return root
 
 

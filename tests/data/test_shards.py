@@ -103,6 +103,18 @@ def test_every_flipped_byte_of_an_image_is_found_and_none_anywhere_reads_outside
     assert refused > sum(len(row.image) for row in rows)
 
 
+@pytest.mark.parametrize("column", ["key", "image"])
+def test_damaged_offsets_are_refused(path: Path, column: str) -> None:
+    rows = records(3)
+    write_shard(path, rows)
+    lengths = [len(row.image) if column == "image" else len(row.key.encode()) for row in rows]
+    offsets = np.cumsum([0, *lengths]).astype(np.int64 if column == "image" else np.int32)
+    start = path.read_bytes().index(offsets.tobytes())
+    flip_byte(path, start + offsets.nbytes - 2)  # the last row now ends far behind the file's end
+    with pytest.raises(CorruptShardError, match="offsets are damaged"):
+        Shard(path)
+
+
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "other"])
 def test_what_is_no_shard_is_refused_by_name(path: Path, damage: str) -> None:
     write_shard(path, records(10))
