@@ -7,7 +7,6 @@ mounts have volumes; that replicas lie within their limits.
 """
 
 import copy
-import functools
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -92,23 +91,11 @@ def problems_of_kuberay(cluster: dict[str, Any]) -> list[str]:
 def test_ray_takes_the_file_and_refuses_a_wrong_key(file: Path) -> None:
     from jsonschema import ValidationError
 
-    check_by_ray(read(file))
-    for path, key in (
-        ((), "worker_start_commands"),
-        (("auth",), "ssh_key"),
-        (("provider",), None),
-        (("available_node_types", "data"), "max_worker"),
-    ):
-        config = read(file)
-        if path and path[0] not in config:  # machines of one's own have no types
-            continue
-        at = functools.reduce(lambda inner, step: inner[step], path, config)
-        if key is None:
-            at.pop("type")
-        else:
-            at[key] = "anything"
-        with pytest.raises((ValidationError, KeyError)):
-            check_by_ray(config)
+    config = read(file)
+    check_by_ray(config)
+    config["auth"]["ssh_key"] = "anything"
+    with pytest.raises(ValidationError):
+        check_by_ray(config)
 
 
 @pytest.mark.parametrize("file", RAY_FILES, ids=lambda file: file.name)
