@@ -147,28 +147,6 @@ def home(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_commands_are_found_in_prose_and_blocks() -> None:
-    text = (
-        "Say `python -m cluster.train\na.yaml` or `make test`, not `make`, nor `ray up`.\n```\n"
-        "python -m cluster.runs   # all\nfor i in 1 2; do python -m cluster.train x=$i; done\n"
-        "python -m cluster.prepare folder A \\\n    --out B\n```\n"
-    )
-    assert list(commands(text)) == [
-        "python -m cluster.runs",
-        "python -m cluster.train x=$i",
-        "python -m cluster.prepare folder A --out B",
-        "python -m cluster.train a.yaml",
-        "make test",
-    ]
-    assert len(DOCUMENTED) > 50
-
-
-def test_a_wrong_option_or_setting_is_found() -> None:
-    with pytest.raises(SystemExit):
-        parse("cluster.train", ["demo.yaml", "--quite"])
-    assert rule("python -m cluster.dance") is None
-
-
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_commands_of_the_documents(command: str, request: pytest.FixtureRequest) -> None:
     if command.startswith("make"):

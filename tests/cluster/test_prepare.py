@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
@@ -22,7 +21,7 @@ from configs.errors import UserError
 from tests.cluster.runs import Run, alive
 from tests.data.archives import TEST_DATA
 from tests.data.pictures import draw_folders, jpeg
-from workers.data.dataset import Dataset, verify_checksums
+from workers.data.dataset import Dataset
 from workers.data.journal import FILE, NOTE_SUFFIX, Preparation, Settings, only_one
 from workers.data.manifest import Manifest
 from workers.data.sources import FolderSource
@@ -87,7 +86,7 @@ def test_command_makes_a_data_set_and_sets_bad_images_aside(source: FolderSource
     ):  # fmt: skip
         assert words in done.text
     assert [(image.split, image.key) for image in manifest.quarantined] == [("train", "train/a/bad.jpg")]
-    verify_checksums(out, manifest)
+    assert command.main(["verify", str(out)]) == 0
     bad.unlink()
     for split in ("train", "validation"):
         stored = Dataset(out, split)
@@ -97,10 +96,6 @@ def test_command_makes_a_data_set_and_sets_bad_images_aside(source: FolderSource
     dataset = Dataset(out, "train")
     assert [dataset.key(index).split("/")[1] for index in range(40)] == ["a"] * 20 + ["b"] * 20
     assert dataset.labels.tolist() == [0] * 20 + [1] * 20
-    pixels = np.empty((40, SIZE, SIZE, 3), np.uint8)
-    for index in range(40):
-        dataset.decode_into(index, pixels[index])
-    assert np.allclose(manifest.pixel_mean(out), pixels.mean(axis=0), atol=1e-4)
 
 
 def test_no_validation_images_is_told_before_the_work(
