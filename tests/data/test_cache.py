@@ -132,9 +132,7 @@ def test_processes_of_a_node_fetch_each_shard_once(far: Path, tmp_path: Path, ro
     assert not list(folder.glob(f"*{PART}"))
 
 
-def test_what_a_killed_process_had_begun_is_fetched_by_the_next(
-    far: Path, tmp_path: Path, opened: Opener, root: Path
-) -> None:
+def test_what_a_killed_process_had_begun_is_fetched(far: Path, tmp_path: Path, opened: Opener, root: Path) -> None:
     log = tmp_path / "log"
     process = fetcher(far, root, log, 600)
     cache = opened("a")

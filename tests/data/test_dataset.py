@@ -11,12 +11,16 @@ import simplejpeg
 from PIL import Image
 
 from configs.errors import UserError
-from tests.data.made_up import as_raw, manifest
+from tests.cluster.runs import flip
+from tests.data.made_up import manifest
 from tests.data.pictures import encode, jpeg
+from tests.data.test_journal import finish
 from tests.workers import by_hand
 from workers.data.dataset import CorruptRecordError, Dataset, verify_checksums
+from workers.data.journal import Settings
 from workers.data.manifest import Manifest
 from workers.data.shards import CorruptShardError, Record, write_shard
+from workers.data.sources import FolderSource
 
 SIZE, ROWS = by_hand.SIZE, 30
 
@@ -26,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of pictures, of the data set made of them (in `data`), and of one with raw pixels (in `raw`)."""
     folder = tmp_path_factory.mktemp("small")
     by_hand.make_data_set(folder)
-    as_raw(folder / "data", folder / "raw")
+    raw = Settings(size=SIZE, quality=95, shard_rows=7, encoding="raw", apply_orientation=False)
+    finish(FolderSource(folder / "pictures"), folder / "raw", raw)
     return folder
 
 
@@ -53,13 +58,6 @@ def test_every_row_has_its_pixels_label_and_key(folder: Path, kind: str) -> None
         np.testing.assert_array_equal(dataset.pixels(row, scratch), expected)
         assert dataset.label(row) == dataset.labels[row] == row // 15
         assert dataset.key(row) == path.relative_to(folder / "pictures").as_posix()
-
-
-def test_raw_pixels_are_views_and_jpegs_fill_the_scratch(folder: Path) -> None:
-    scratch = blank()
-    raw = Dataset(folder / "raw", "train").pixels(3, scratch)
-    assert not scratch.any() and not raw.flags.owndata and not raw.flags.writeable
-    assert Dataset(folder / "data", "train").pixels(3, scratch) is scratch
 
 
 def test_grey_becomes_rgb(tmp_path: Path) -> None:
@@ -166,9 +164,7 @@ def test_checksums_name_every_bad_shard(folder: Path, tmp_path: Path) -> None:
     assert len(calls) == 6 and calls[-1] == (total, total)
 
     third, second, first = (tmp_path / f"train-{number}.arrow" for number in (2, 1, 0))
-    content = bytearray(third.read_bytes())
-    content[1000] ^= 0x10
-    third.write_bytes(content)
+    flip(third)
     first.unlink()
     second.write_bytes(second.read_bytes() + b"x")
     with pytest.raises(UserError, match=r"^3 of 6 shards") as caught:

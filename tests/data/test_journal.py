@@ -10,6 +10,7 @@ import pytest
 
 from cluster.ingest import _finish
 from configs.errors import UserError
+from tests.cluster.runs import flip
 from tests.data.pictures import draw_folders
 from tests.disk import every_failure
 from workers.data import journal
@@ -80,9 +81,7 @@ def times(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
-def test_finished_shards_are_recalled_and_others_made(
-    folders: FolderSource, tmp_path: Path, wanted: dict[str, bytes]
-) -> None:
+def test_finished_shards_are_recalled(folders: FolderSource, tmp_path: Path, wanted: dict[str, bytes]) -> None:
     out = tmp_path / "out"
     begun(folders, out)
     written = times(out)
@@ -102,12 +101,6 @@ def test_finished_shards_are_recalled_and_others_made(
     for name in ("train-00002-of-00003.arrow", "train-00000-of-00002.arrow.0123abcd.tmp", "notes.txt"):
         (out / name).write_bytes(b"x")
     assert finished(folders, out) == {**wanted, "notes.txt": b"x"}
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
