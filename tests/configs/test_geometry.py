@@ -4,7 +4,6 @@ And the figures of original.yaml, written down: the paper's network has these nu
 from the authors' layers-145.cfg by hand; the paper itself says 60 million parameters.
 """
 
-import dataclasses
 import math
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet.network import AlexNet, Column
 from configs.geometry import layers, share
@@ -143,24 +141,3 @@ def test_layer_table(file: str) -> None:
     assert [layer.overhang for layer in table] == [3, 0, 0, 0, 0, 0, 0, 0]
     assert sum(layer.parameters for layer in table) == 60_965_224
     assert sum(layer.macs for layer in table) == 724_406_816
-
-
-def test_exchange(network: Network) -> None:
-    """Floats per image that a column sends to the other one, before the layers that see both."""
-    sent = {layer.name: layer.exchanged_floats for layer in layers(network) if layer.exchanges}
-    assert sent == {"conv3": 21_632, "fc6": 4_608, "fc7": 2_048, "classifier": 2_048}
-    assert sum(sent.values()) == 30_336
-    alone = layers(dataclasses.replace(network, columns=1))
-    assert sum(layer.exchanged_floats for layer in alone) == 0
-
-
-def test_the_real_network_has_these_parameters_and_operations(network: Network) -> None:
-    """torch's own count of what it computes for one image."""
-    model = AlexNet(network).eval()
-    found: dict[str, list[int]] = {name: [0, 0] for name in TABLE}
-    for layer, kind, parameter in model.parameter_layers():
-        found[layer][kind == "biases"] += parameter.numel()
-    assert found == {name: [row[0], row[1]] for name, row in TABLE.items()}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        assert model(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
-    assert counter.get_total_flops() == 2 * 724_406_816
