@@ -102,9 +102,7 @@ def test_a_plan_takes_no_option_that_it_would_ignore(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("damaged", [True, False])
-def test_evaluate_of_a_damaged_checkpoint_and_of_another_network(
-    undisturbed: Run, folder: Path, tmp_path: Path, damaged: bool
-) -> None:
+def test_evaluate_of_a_wrong_checkpoint(undisturbed: Run, folder: Path, tmp_path: Path, damaged: bool) -> None:
     newest = max((undisturbed.folder / "checkpoints").glob("step-*"))
     copy = Path(shutil.copytree(newest, tmp_path / newest.name))
     file = next(copy.glob("*.safetensors"))

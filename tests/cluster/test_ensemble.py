@@ -103,15 +103,6 @@ def test_members_and_ensemble_are_those_of_plain_probabilities(
         assert kept["dataset"] == validation.manifest.fingerprint and kept["overrides"] == []
 
 
-def test_a_network_beside_itself_is_itself_and_what_its_columns_found(bold: Run, evaluated: Evaluate) -> None:
-    found = evaluated(bold.folder, max((bold.folder / "checkpoints").glob("step-*")))
-    expected = bold.result()["validation"]
-    for told in (found, *found["members"]):
-        assert (told["top1_error"], told["top5_error"]) == (expected["top1_error"], expected["top5_error"])
-        assert told["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-        assert told["loss"] == found["loss"]
-
-
 def test_by_class_and_confusion(
     bold: Run, evaluated: Evaluate, validation: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,9 +119,7 @@ def test_broken_connections_are_continued_also_by_a_later_command(server: Server
         (b"begun", False, "bytes=5-"),  # a server without ranges sends all again
     ],
 )
-def test_a_part_that_is_there(
-    server: Server, tmp_path: Path, part: bytes, knows_ranges: bool, asked: str | None
-) -> None:
+def test_a_part_is_there(server: Server, tmp_path: Path, part: bytes, knows_ranges: bool, asked: str | None) -> None:
     server.knows_ranges = knows_ranges
     (tmp_path / PART).write_bytes(part)
     assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT

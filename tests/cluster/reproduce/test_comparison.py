@@ -77,9 +77,7 @@ def test_differences_are_to_the_full_network_in_points() -> None:
     assert [cells[name].verdict for name in FOUND] == verdicts
 
 
-def test_table_json_and_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     tell_and_write(tmp_path, FOUND, OVERFITTING)
     printed = capsys.readouterr().out

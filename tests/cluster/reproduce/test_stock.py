@@ -190,9 +190,7 @@ def test_a_whole_run_and_what_it_leaves(little: Path, whole: Path, capsys: pytes
     assert (whole / "log.jsonl").read_bytes() == before
 
 
-def test_a_report_shows_it_beside_ours(
-    whole: Path, bold: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_shows_it(whole: Path, bold: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [record] = read_records([whole])
     assert record.stock and record.fingerprint
     assert [one["step"] for one in record.tested] == [4, 8, 12] and record.train[-1]["step"] == 12
