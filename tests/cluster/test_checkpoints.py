@@ -36,11 +36,8 @@ def test_a_full_disk_ends_the_run_and_leaves_what_there_is(undisturbed: Run, fol
     (small_disk / "somebody").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 20_000))
     assert run.finish() == 1 and "Traceback" not in run.text, run.text
     last = run.text.strip().splitlines()[-1]
-    assert (
-        last.startswith("failed: column")
-        and "No space left on device" in last
-        and "the ones before it are whole" in last
-    )
+    assert last.startswith("failed: column"), last
+    assert "No space left on device" in last and "the ones before it are whole" in last
     found = re.search(
         rf"The last checkpoint is ({small_disk}/full/step-\d+-a1); the same command goes on from there$", last
     )

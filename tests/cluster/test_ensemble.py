@@ -180,7 +180,7 @@ def test_bad_input(bold: Run, evaluated: Evaluate, tmp_path: Path, capsys: pytes
     for command, words in (
         ([run, run, "--weights", "1"], "--weights has 1 numbers for 2 networks"),
         ([run, run, "--weights", "0,0"], "--weights are all 0"),
-        ([str(tmp_path)], f"{tmp_path} is not the folder of a run"),
+        ([str(tmp_path)], "is not the folder of a run"),
         ([run, str(tmp_path)], f"{tmp_path} is not the folder of a run"),
         ([f"{run}/result.json"], "it is a file"),
         ([run, run, "--address", "auto"], "--address is for one run"),

@@ -191,7 +191,7 @@ def test_imagenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert list(found) == list(expected)
         for key, (label, data) in expected.items():
             assert found[key] == (label, to_stored_jpeg(data, 64).jpeg), key
-    assert main(["verify", str(out)]) == 0, "the statistics are those of the stored images"
+    assert prepare("verify", out) == 0, "the statistics are those of the stored images"
     assert prepare("imagenet", *archives, "--out", out, "--size", 64) == 2
     assert "holds a data set already" in capsys.readouterr().err
 

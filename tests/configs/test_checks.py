@@ -22,6 +22,7 @@ REFUSED: list[tuple[str, str]] = [
     ("network.classes='4'", "network.classes: valid integer, not '4'"),
     ("optimizer.momentum=1", "optimizer.momentum: less than 1, not 1"),
     ("train.epochs=.nan", "train.epochs: finite number, not nan"),
+    ("network.convs.conv1.init_bias=.nan", "network.convs.conv1.init_bias: finite number, not nan"),
     ("schedule.stages.0.weights=.inf", "schedule.stages.0.weights: finite number, not inf"),
     ("network.denses={values: {units: 8}}", "network.denses.values: is a name that torch's modules have"),
     ("network.convs.conv1.then=[lrm]", "network.convs.conv1.then.0: 'lrn'"),

@@ -4,6 +4,7 @@ And the figures of original.yaml, written down: the paper's network has these nu
 from the authors' layers-145.cfg by hand; the paper itself says 60 million parameters.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -125,19 +126,17 @@ TABLE = {
 }
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load("original.yaml").network
-
-
 @pytest.mark.parametrize("file", ["original.yaml", "paper.yaml"])
 def test_layer_table(file: str) -> None:
-    table = layers(load(file).network)
+    network = load(file).network
+    table = layers(network)
     found = {
         layer.name: (layer.weights, layer.outputs, layer.macs, layer.inputs, layer.side, layer.final_side)
         for layer in table
     }
     assert found == TABLE and list(found) == list(TABLE)
     assert [layer.overhang for layer in table] == [3, 0, 0, 0, 0, 0, 0, 0]
+    assert [layer.exchanged_floats for layer in table] == [0, 0, 21_632, 0, 0, 4_608, 2_048, 2_048]
+    assert not any(layer.exchanged_floats for layer in layers(dataclasses.replace(network, columns=1)))
     assert sum(layer.parameters for layer in table) == 60_965_224
     assert sum(layer.macs for layer in table) == 724_406_816
