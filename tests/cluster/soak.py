@@ -75,20 +75,14 @@ def _actors(title: str) -> list[psutil.Process]:
 def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.cluster.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument(
-        "--folder", type=Path, required=True, help="for runs and data; an undisturbed run there is taken"
-    )
+    parser.add_argument("--folder", type=Path, required=True, help="for runs and data")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     segments = set(os.listdir("/dev/shm"))
-    settings: tuple[str, ...] = (
-        f"train.steps={args.steps}",
-        "train.evaluate_every_epochs=50",
-        "checkpoint.every_steps=50",
-    )
-    settings += ("train.report_every_steps=10", "fault.backoff_seconds=1", "fault.hang_timeout_seconds=60")
+    settings = [f"train.steps={args.steps}", "train.evaluate_every_epochs=50", "checkpoint.every_steps=50"]
+    settings += ["train.report_every_steps=10", "fault.backoff_seconds=1", "fault.hang_timeout_seconds=60"]
     quiet = Run(args.folder, "quiet", *settings)
     if quiet.finish(7200):
         print(quiet.text)
@@ -111,7 +105,7 @@ def main() -> int:
     return 0 if same and not left else 1
 
 
-def _disturbed(folder: Path, name: str, settings: tuple[str, ...], disturber: Disturber, end: float) -> Run:
+def _disturbed(folder: Path, name: str, settings: list[str], disturber: Disturber, end: float) -> Run:
     """A run that is disturbed until the time is over; it may end in peace then."""
     run = Run(folder, name, arguments=(str(SMALL), f"name={name}", "--address", disturber.cluster.address, *settings))
     due = 0.0

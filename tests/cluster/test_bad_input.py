@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from cluster import evaluate, train
+from cluster import train
 from tests.cluster.runs import SMALL, Run, flip
 
 
@@ -101,26 +101,8 @@ def test_a_plan_takes_no_option_that_it_would_ignore(capsys: pytest.CaptureFixtu
     assert f"{option[0]}: not with --plan" in capsys.readouterr().err
 
 
-def test_evaluate_of_what_is_no_run_or_with_nowhere_to_write(
-    capsys: pytest.CaptureFixture[str], undisturbed: Run, tmp_path: Path
-) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    for command, told in (
-        ([str(tmp_path)], "is not the folder of a run"),
-        ([str(file)], "it is a file"),
-        ([str(undisturbed.folder), "--json", str(tmp_path / "none" / "a.json")], "there is no folder"),
-    ):
-        assert told in refused(capsys, command, module=evaluate)
-    with pytest.raises(SystemExit, match="2"):
-        evaluate.main(["--views", "10"])
-    assert "give the folder of a run" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("damaged", [True, False])
-def test_evaluate_of_a_damaged_checkpoint_and_of_another_network(
-    undisturbed: Run, folder: Path, tmp_path: Path, damaged: bool
-) -> None:
+def test_evaluate_of_a_wrong_checkpoint(undisturbed: Run, folder: Path, tmp_path: Path, damaged: bool) -> None:
     newest = max((undisturbed.folder / "checkpoints").glob("step-*"))
     copy = Path(shutil.copytree(newest, tmp_path / newest.name))
     file = next(copy.glob("*.safetensors"))

@@ -16,7 +16,7 @@ from cluster.benchmarks.data import data, same_pixels
 from cluster.benchmarks.loaders import compare, material
 from cluster.benchmarks.loaders.contender import Contender
 from cluster.benchmarks.loaders.peer import PEERS, missing
-from cluster.benchmarks.plan import Case, made, measure, predict, width
+from cluster.benchmarks.plan import Case, measure, predict
 from cluster.benchmarks.seeing import seeing
 from cluster.benchmarks.steps import FLOP_PER_IMAGE
 from configs.loader import load
@@ -24,7 +24,6 @@ from configs.machine import load_machine
 from tests.cluster.runs import SMALL, finished
 from workers.data.dataset import Dataset
 
-CPU = load_machine("cpu")
 IMAGES, BATCH = 128, 8
 
 
@@ -47,24 +46,20 @@ def test_stock_and_ours_are_the_same_network() -> None:
 
 @pytest.mark.ci
 def test_norms_and_layers_are_timed_and_written(tmp_path: Path) -> None:
-    def bench(what: str) -> tuple[Any, str]:
-        """(figures of one image in two rounds, what was printed)."""
+    def bench(what: str) -> Any:
+        """Figures of one image in two rounds."""
         words = (what, "--batch", "1", "--rounds", "2", "--json", "out.json")
-        run = finished(tmp_path, what, module="bench", arguments=words)
+        finished(tmp_path, what, module="bench", arguments=words)
         figures = json.loads((tmp_path / "out.json").read_text())
         assert figures["command"].startswith(f"python -m cluster.bench {what} --batch 1 --rounds 2")
-        return figures[what], run.text
+        return figures[what]
 
-    norms, printed = bench("lrn")
-    assert len(norms) == 4 and "x stock" in printed
-    for times in norms.values():
+    for times in bench("lrn").values():
         assert {"stock", "ours"} <= set(times)
         assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in times.values())
-    layers, printed = bench("layers")
-    assert sum(part["flop"] for part in layers["parts"]) == FLOP_PER_IMAGE
-    assert [part["name"] for part in layers["parts"]][:3] == ["conv1", "conv1_lrn", "conv1 pool"]
-    assert all(part["bytes"] > 0 and min(part["seconds"]) > 0 for part in layers["parts"])
-    assert "GFLOP/s in a matrix product" in printed
+    parts = bench("layers")["parts"]
+    assert sum(part["flop"] for part in parts) == FLOP_PER_IMAGE
+    assert all(part["bytes"] > 0 and min(part["seconds"]) > 0 for part in parts)
 
 
 @pytest.mark.ci
@@ -80,22 +75,11 @@ def test_a_run_is_timed_with_everything_seen_and_with_nothing(
     assert "seeing costs" in capsys.readouterr().out
 
 
-def test_cases_of_the_plan_are_meshes_and_widths_are_of_all_layers() -> None:
-    for apart, replicas, processes in ((False, 1, 1), (True, 1, 2), (True, 2, 4)):
-        case = Case(apart, replicas, 64, 1.0)
-        plan = made(case, 2, CPU)
-        assert (plan.mesh.size, plan.config.train.batch_size, plan.parameters) == (processes, 64, 60_965_224)
-        # All cases have two cores: 1 x 2 threads, 2 x 1, and 4 x 1 that share.
-        assert predict(case, 2, CPU) == pytest.approx(predict(Case(False, 1, 64, 1.0), 2, CPU), rel=0.6)
-    halved = load("original.yaml", width(0.5)).network
-    assert [conv.maps for conv in halved.convs.values()] == [48, 128, 192, 192, 128]
-    assert [dense.units for dense in halved.denses.values()] == [2048, 2048]
-
-
 @pytest.mark.ci
 def test_real_steps_of_two_replicas_are_measured() -> None:
-    taken = measure(Case(True, 2, 2, 0.05, more=("compute.fused=false",)), 1, rounds=2)
-    assert len(taken) == 2 and min(taken) > 0
+    case = Case(True, 2, 2, 0.05, more=("compute.fused=false",))
+    taken = measure(case, 1, rounds=2)
+    assert len(taken) == 2 and min(taken) > 0 and predict(case, 1, load_machine("cpu")) > 0
 
 
 @pytest.mark.ci
@@ -142,15 +126,3 @@ def test_another_loader_delivers_each_image_once(tmp_path: Path, name: str) -> N
     with start(write=False) as running:
         figures = running.ask("edge")
     assert (figures["lost"], figures["doubled"]) == (0, 0)
-
-
-def test_verdicts_on_a_continuation() -> None:
-    batches = [[(1, 11), (2, 12)], [(3, 13), (4, 14)]]
-    for got, has_state, verdict in (
-        ([[(1, 11), (2, 12)], [(3, 13), (4, 14)]], True, "exact, every pixel"),
-        ([[(1, 11), (2, 12)], [(3, 13), (4, 99)]], True, "same images and order, other crops"),
-        ([[(3, 13), (4, 14)], [(1, 11), (2, 12)]], True, "same images, other order"),
-        ([[(1, 11), (5, 15)], [(3, 13), (3, 13)]], True, "2 of 4 do not come, 2 come that should not"),
-        (batches, False, "no state; the epoch starts again"),
-    ):
-        assert compare.compare(has_state, batches, got)["verdict"] == verdict

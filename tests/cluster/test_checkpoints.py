@@ -13,15 +13,6 @@ from workers.checkpoint_list import committed
 from workers.stored_network import load_network
 
 
-def failure(run: Run) -> str:
-    """The line that a run which failed ends with."""
-    assert run.finish() == 1, run.text
-    assert "Traceback" not in run.text
-    last = run.text.strip().splitlines()[-1]
-    assert last.startswith("failed: column"), run.text
-    return last
-
-
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(undisturbed: Run, folder: Path) -> None:
     """It is as if it had been killed after step 30 and the disk had lost half of the last file."""
     copy = Path(shutil.copytree(undisturbed.folder, folder / "runs" / "damaged"))
@@ -38,14 +29,14 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(undisturbed: Ru
     assert run.weights() == undisturbed.weights()
 
 
-def test_a_full_disk_ends_the_run_in_words_and_leaves_what_there_is(
-    undisturbed: Run, folder: Path, small_disk: Path
-) -> None:
+def test_a_full_disk_ends_the_run_and_leaves_what_there_is(undisturbed: Run, folder: Path, small_disk: Path) -> None:
     """There is room when the run is looked at before its start; somebody else takes it later."""
     run = Run(folder, "full", f"checkpoint.folder={small_disk}", "train.steps=2000", "train.evaluate_every_epochs=null")
     run.wait_for(lambda: len(list(small_disk.glob("full/step-*/state.json"))) >= 2)
     (small_disk / "somebody").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 20_000))
-    last = failure(run)
+    assert run.finish() == 1 and "Traceback" not in run.text, run.text
+    last = run.text.strip().splitlines()[-1]
+    assert last.startswith("failed: column"), last
     assert "No space left on device" in last and "the ones before it are whole" in last
     found = re.search(
         rf"The last checkpoint is ({small_disk}/full/step-\d+-a1); the same command goes on from there$", last

@@ -1,12 +1,11 @@
 """What a run prints where there is no terminal: plain lines that can be read later."""
 
-from collections.abc import Iterable
 from types import SimpleNamespace
 
 import pytest
 
 from cluster import console
-from cluster.console import RunConsole, clock, errors_table, print_plan, progress
+from cluster.console import RunConsole, clock, errors_table, progress
 
 TRAIN = {
     "kind": "train", "step": 1200, "epoch": 1.5, "images": 1280, "loss": 2.34567, "top1_error": 0.5, "top5_error": 0.25,
@@ -57,8 +56,6 @@ def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["images", "number", "loss", "top-1 error", "top-5 error"] in rows
     assert ["validation, centre view", "50,000", "1.5000", "40.66%", "18.21%"] in rows
     assert ["training", "1,280", "12.0000", "50.00%", "25.00%"] in rows
-    print_plan([("mesh", "1 x 2"), ("", "column 0"), ("object store", "much")])
-    assert capsys.readouterr().out == "mesh         1 x 2\n             column 0\nobject store much\n"
 
 
 def test_clock() -> None:
@@ -67,33 +64,20 @@ def test_clock() -> None:
     assert {seconds: clock(seconds) for seconds in moments} == moments
 
 
-MOMENTS = (("500", 7), ("1,000", 2), ("1,200", 0))
-
-
-@pytest.mark.parametrize(
-    ("steps", "seconds", "lines"),
-    [
-        (range(0, 101, 10), 0.1, []),  # short jobs say nothing in a pipe
-        ([0], 6.0, ["0 of 1,200 MB, 0/s, ETA ?"]),  # nothing done yet has no end in sight
-        # Long ones print a line every five seconds and one at the end.
-        (range(100, 1201, 100), 1.0, [f"{n} of 1,200 MB, 100/s, ETA 0:0{s}" for n, s in MOMENTS]),
-    ],
-)
-def test_progress_of_jobs(
-    steps: Iterable[int],
-    seconds: float,
-    lines: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_progress_of_jobs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Short ones say nothing in a pipe; long ones print a line every five seconds and one at the end."""
     now = [100.0]
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with progress("preparing", scale=1e6, unit="MB") as show:
-        for done in steps:
-            now[0] += seconds
-            show(done * 10**6, 1200 * 10**6)
-    printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", "".join(f"preparing: {line}\n" for line in lines))
+    ends = [f"{n} of 1,200 MB, 100/s, ETA 0:0{s}" for n, s in (("500", 7), ("1,000", 2), ("1,200", 0))]
+    for steps, seconds, lines in (
+        (range(0, 101, 10), 0.1, []), ([0], 6.0, ["0 of 1,200 MB, 0/s, ETA ?"]), (range(100, 1201, 100), 1.0, ends)
+    ):  # fmt: skip
+        with progress("preparing", scale=1e6, unit="MB") as show:
+            for done in steps:
+                now[0] += seconds
+                show(done * 10**6, 1200 * 10**6)
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err) == ("", "".join(f"preparing: {line}\n" for line in lines))
 
 
 def test_quiet_leaves_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,28 +147,6 @@ def home(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_commands_are_found_in_prose_and_blocks() -> None:
-    text = (
-        "Say `python -m cluster.train\na.yaml` or `make test`, not `make`, nor `ray up`.\n```\n"
-        "python -m cluster.runs   # all\nfor i in 1 2; do python -m cluster.train x=$i; done\n"
-        "python -m cluster.prepare folder A \\\n    --out B\n```\n"
-    )
-    assert list(commands(text)) == [
-        "python -m cluster.runs",
-        "python -m cluster.train x=$i",
-        "python -m cluster.prepare folder A --out B",
-        "python -m cluster.train a.yaml",
-        "make test",
-    ]
-    assert len(DOCUMENTED) > 50
-
-
-def test_a_wrong_option_or_setting_is_found() -> None:
-    with pytest.raises(SystemExit):
-        parse("cluster.train", ["demo.yaml", "--quite"])
-    assert rule("python -m cluster.dance") is None
-
-
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_commands_of_the_documents(command: str, request: pytest.FixtureRequest) -> None:
     if command.startswith("make"):
@@ -201,18 +179,7 @@ HELPS = [*((name,) for name in COMMANDS), *(("prepare", kind) for kind in KINDS)
 def test_examples_of_help(which: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         loaded(f"cluster.{which[0]}").main([*which[1:], "--help"])
-    options, _, examples = capsys.readouterr().out.partition("examples:")
-    if which[-1] in KINDS[:6]:
-        for option in (
-            "--size",
-            "--encoding",
-            "--exif-orientation",
-            "--overwrite",
-            "--max-bad",
-            "--workers",
-            "--address",
-        ):
-            assert option in options
+    _, _, examples = capsys.readouterr().out.partition("examples:")
     told = re.sub(r"\\\n\s*", "", examples)
     lines = [line.strip() for line in told.splitlines() if re.match(r"\s*python -m cluster", line)]
     assert lines, "people learn a command from its examples"

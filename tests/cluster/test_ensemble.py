@@ -103,15 +103,6 @@ def test_members_and_ensemble_are_those_of_plain_probabilities(
         assert kept["dataset"] == validation.manifest.fingerprint and kept["overrides"] == []
 
 
-def test_a_network_beside_itself_is_itself_and_what_its_columns_found(bold: Run, evaluated: Evaluate) -> None:
-    found = evaluated(bold.folder, max((bold.folder / "checkpoints").glob("step-*")))
-    expected = bold.result()["validation"]
-    for told in (found, *found["members"]):
-        assert (told["top1_error"], told["top5_error"]) == (expected["top1_error"], expected["top5_error"])
-        assert told["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-        assert told["loss"] == found["loss"]
-
-
 def test_by_class_and_confusion(
     bold: Run, evaluated: Evaluate, validation: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +180,9 @@ def test_bad_input(bold: Run, evaluated: Evaluate, tmp_path: Path, capsys: pytes
     for command, words in (
         ([run, run, "--weights", "1"], "--weights has 1 numbers for 2 networks"),
         ([run, run, "--weights", "0,0"], "--weights are all 0"),
+        ([str(tmp_path)], "is not the folder of a run"),
         ([run, str(tmp_path)], f"{tmp_path} is not the folder of a run"),
+        ([f"{run}/result.json"], "it is a file"),
         ([run, run, "--address", "auto"], "--address is for one run"),
         ([run, run, "--checkpoint", run], "--checkpoint is for one run"),
         ([run, "--by-class", "--json", "none/errors.json"], "there is no folder none"),
@@ -199,9 +192,10 @@ def test_bad_input(bold: Run, evaluated: Evaluate, tmp_path: Path, capsys: pytes
         ([run, run, "network.clases=3"], "no such setting"),
     ):
         assert words in refused(capsys, command, module=evaluate)
-    with pytest.raises(SystemExit) as ended:
-        evaluate.main([run, run, "--weights", "1,-1"])
-    assert ended.value.code == 2
+    for command, words in (([run, run, "--weights", "1,-1"], "--weights"), (["--views", "10"], "give the folder of a")):
+        with pytest.raises(SystemExit, match="2"):
+            evaluate.main(command)
+        assert words in capsys.readouterr().err
 
 
 def test_a_run_is_tested_on_the_devices_that_are_there(

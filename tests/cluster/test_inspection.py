@@ -11,14 +11,14 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from cluster.inspection import show_stats, verify_dataset
-from configs.errors import UserError
+from cluster.prepare import main
 from configs.loader import load
 from tests.data.pictures import draw_folders
+from tests.data.test_journal import finish
 from workers.data.data_worker import DataWorker
 from workers.data.dataset import Dataset
-from workers.data.ingest import combine, make_shard
-from workers.data.manifest import Encoding, Manifest, Quarantined, SplitInfo
+from workers.data.journal import Settings
+from workers.data.manifest import Encoding, Manifest, Quarantined
 from workers.data.order import Order
 from workers.data.shards import Record, Shard, write_shard
 from workers.data.sources import FolderSource
@@ -31,26 +31,15 @@ TRAIN = ("train-00000-of-00002.arrow", "train-00001-of-00002.arrow")
 
 def make(folder: Path, encoding: Encoding = "jpeg", size: int = SIZE) -> Manifest:
     """Two shards of 11 training images, 20 of class a before 2 of class b, one of 6 for validation."""
-    root = draw_folders(folder / "in", per_class=20, size=size)
+    root, out = draw_folders(folder / "in", per_class=20, size=size), folder / "out"
     for path in sorted((root / "train/b").iterdir())[2:]:
         path.unlink()
-    source, out = FolderSource(root), folder / "out"
-    out.mkdir()
-    results, splits = {}, {}
-    for split, count in (("train", 2), ("validation", 1)):
-        files = [f"{split}-{n:05d}-of-{count:05d}.arrow" for n in range(count)]
-        chunks = zip(source.chunks(split, 11), files, strict=True)
-        results[split] = [make_shard(source, chunk, out, file, size, 95, encoding=encoding) for chunk, file in chunks]
-        infos = tuple(result.info for result in results[split] if result.info)
-        splits[split] = SplitInfo(shards=infos, rows=sum(info.rows for info in infos))
-    found = dataclasses.asdict(combine(results["train"]))
-    np.save(out / "mean.npy", found.pop("pixel_mean"))
+    settings = Settings(size=size, quality=95, shard_rows=11, encoding=encoding, apply_orientation=False)
+    finish(FolderSource(root), out, settings)
     reasons = ("cannot be decoded: 17 bytes missing", "cannot be decoded: 2048 bytes missing", "the file is empty")
     bad = tuple(Quarantined(split="train", key=str(n), reason=reason) for n, reason in enumerate(reasons))
-    about: dict[str, Any] = {"image_size": size, "encoding": encoding, "source": "class folders", **found}
-    manifest = Manifest(classes=source.classes, splits=splits, quarantined=bad, **about)
-    manifest.write(out)
-    return manifest
+    dataclasses.replace(Manifest.load(out), quarantined=bad).write(out)
+    return Manifest.load(out)
 
 
 @pytest.fixture
@@ -79,12 +68,20 @@ def rewrite(folder: Path, name: str, at: int, change: Change) -> None:
     dataclasses.replace(manifest, splits=splits).write(folder)
 
 
+def verify(folder: Path, *options: str, workers: int = 1) -> int:
+    return main(["verify", str(folder), "--workers", str(workers), *options])
+
+
+def stats(folder: Path, *options: str | Path) -> int:
+    return main(["stats", str(folder), *map(str, options)])
+
+
 @pytest.mark.parametrize(("encoding", "decode", "workers"), [("jpeg", True, 2), ("jpeg", False, 1), ("raw", True, 1)])
 def test_a_whole_data_set(
     tmp_path: Path, encoding: Encoding, decode: bool, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = make(tmp_path, encoding)
-    assert verify_dataset(tmp_path / "out", decode=decode, workers=workers) == 0
+    assert verify(tmp_path / "out", *([] if decode else ["--no-decode"]), workers=workers) == 0
     told = capsys.readouterr().out
     assert f"is whole: 28 images in 3 shards, {'decoded' if decode else 'not decoded'}" in told
     assert manifest.fingerprint in told
@@ -94,12 +91,12 @@ def test_every_damage_is_named_by_shard_and_row(out: Path, capsys: pytest.Captur
     for row in (3, 7):
         flip(out / TRAIN[0], row)
     (out / TRAIN[1]).unlink()
-    (out / "validation-00000-of-00001.arrow").write_bytes(b"something else")
-    assert verify_dataset(out, workers=1) == 1
+    (out / "validation-00000-of-00002.arrow").write_bytes(b"something else")
+    assert verify(out) == 1
     told = capsys.readouterr().out
     rows = [f"{TRAIN[0]}: row {row} (key 'train/a/00{row}.jpg'): its checksum differs" for row in (3, 7)]
     whole = [f"{TRAIN[0]}: its SHA-256 is not the one in the manifest", f"{TRAIN[1]}: it is missing"]
-    whole += [f"{out} is damaged (11 images in 3 shards, decoded):", "00000-of-00001.arrow: it has 14 bytes instead of"]
+    whole += [f"{out} is damaged (11 images in 3 shards, decoded):", "00000-of-00002.arrow: it has 14 bytes instead of"]
     assert all(words in told for words in (*rows, *whole))
     assert told.count(" row ") == 2
 
@@ -123,7 +120,7 @@ def test_rows_that_agree_with_their_checksums_may_be_wrong(
 ) -> None:
     make(tmp_path, encoding)
     rewrite(tmp_path / "out", TRAIN[0], 5, change)
-    assert verify_dataset(tmp_path / "out", workers=1) == 1
+    assert verify(tmp_path / "out") == 1
     assert f"{TRAIN[0]}: row 5 (key 'train/a/005.jpg'): {told}" in capsys.readouterr().out
 
 
@@ -131,33 +128,28 @@ def test_statistics_must_be_those_of_the_images(out: Path, capsys: pytest.Captur
     manifest, mean = Manifest.load(out), np.load(out / "mean.npy")
     # The average stays, so that only decoding every image can tell.
     np.save(out / "mean.npy", mean[::-1])
-    assert verify_dataset(out, workers=1) == 1
+    assert verify(out) == 1
     assert "mean.npy: up to " in capsys.readouterr().out
-    assert verify_dataset(out, decode=False, workers=1) == 0
+    assert verify(out, "--no-decode") == 0
     np.save(out / "mean.npy", mean + 3)
-    assert verify_dataset(out, decode=False, workers=1) == 1
+    assert verify(out, "--no-decode") == 1
     assert "its average is not the rgb_mean" in capsys.readouterr().out
     np.save(out / "mean.npy", mean)
     covariance = np.array(manifest.rgb_covariance)
     dataclasses.replace(manifest, rgb_covariance=(covariance * 2).tolist()).write(out)
-    assert verify_dataset(out, workers=1) == 1
+    assert verify(out) == 1
     told = capsys.readouterr().out
     assert "rgb_eigenvectors are not those of rgb_covariance" in told
     assert "rgb_covariance is not that of the training images" in told
 
 
 def test_no_data_set_is_another_code_than_a_damaged_one(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verify_dataset(out / "nowhere") == verify_dataset(out.parent) == 2
+    assert verify(out / "nowhere") == verify(out.parent) == 2
     path = out / "manifest.json"
     path.write_text(path.read_text().replace('"rows": 22', '"rows": 23'))
-    assert verify_dataset(out) == 1
+    assert verify(out) == 1
     printed = capsys.readouterr()
     assert printed.err.count("error: ") == 3 and "do not add up to 23" in printed.err and printed.out == ""
-
-
-def stats(folder: Path, **changes: Any) -> int:
-    settings: dict[str, Any] = {"sheet": None, "config": None, "samples": 2, "as_json": False}
-    return show_stats(folder, **{**settings, **changes})
 
 
 def test_stats_in_words_and_as_json(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,14 +163,14 @@ def test_stats_in_words_and_as_json(out: Path, capsys: pytest.CaptureFixture[str
         f"mean       {manifest.rgb_mean[0]:.2f}", manifest.fingerprint,
     ):  # fmt: skip
         assert words in told
-    assert stats(out, as_json=True) == 0
+    assert stats(out, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["splits"]["train"]["counts"] == {"a": 20, "b": 2}
     assert found["splits"]["validation"]["per_class"]["min"] == 3
     assert found["quarantined"] == {"cannot be decoded: N bytes missing": 2, "the file is empty": 1}
     assert np.allclose(found["rgb_covariance"], manifest.rgb_covariance)
-    with pytest.raises(UserError, match="there is no such folder"):
-        stats(out / "nowhere")
+    assert stats(out / "nowhere") == 2
+    assert "there is no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mean", ["centre", "position", "channel"])
@@ -190,7 +182,7 @@ def test_the_sheet_shows_what_data_workers_make(tmp_path: Path, mean: str) -> No
     config.write_text(
         f"base: demo.yaml\ndata: {{path: {out}, drawn_pictures: null}}\naugment: {{colour_noise: null, mean: {mean}}}\n"
     )
-    assert stats(out, sheet=sheet, config=str(config), samples=3) == 0
+    assert stats(out, "--sheet", sheet, "--config", config, "--samples", "3") == 0
     settings = load(config)
     rows = manifest.splits["train"].rows
     batch = DataWorker(settings, "worker").batch(Request(split="train", start=0, count=6 * rows))
@@ -212,11 +204,11 @@ def test_the_sheet_shows_what_data_workers_make(tmp_path: Path, mean: str) -> No
 
 def test_a_sheet_of_small_images_says_what_it_changed(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = out / "sheet.png"
-    assert stats(out, sheet=sheet, samples=50) == 0
+    assert stats(out, "--sheet", sheet, "--samples", "50") == 0
     told = capsys.readouterr().err
     assert f"crops of 224 do not fit into the stored {SIZE}x{SIZE}; the sheet has crops of {SIZE * 7 // 8}" in told
     assert "33 crop positions do not fit; the sheet takes all that do" in told
     drawn = Image.open(sheet)
     assert drawn.size == (8 + SIZE + 8 + 6 * (SIZE * 7 // 8 + 8), 2 * 28 + 22 * (SIZE + 28))
-    with pytest.raises(UserError, match=r"--sheet .* cannot be written: there is no folder"):
-        stats(out, sheet=out / "nowhere/sheet.png")
+    assert stats(out, "--sheet", out / "nowhere/sheet.png") == 2
+    assert "nowhere/sheet.png cannot be written: there is no folder" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from cluster.environment import COLUMN_ENVIRONMENT, column_environment
 from cluster.memory import of_column
 from cluster.plan import DatasetSize, Plan, describe, make_plan, plan_before_joining
 from configs.errors import UserError
-from configs.loader import built_in, load, parse, to_dict
+from configs.loader import load
 from tests.workers import by_hand
 from workers.data.data_worker import DataWorker
 from workers.program import Request
@@ -43,21 +43,14 @@ def test_original_in_words() -> None:
     )
     # 30,336 floats of 4 bytes, 128 images, forward and backward: 31,064,064 bytes.
     assert words["exchange"] == "30,336 floats per image and column forward; 31.1 MB sent per column and step"
-    # Halves, for the classes are even: both columns have the same.
-    for column in range(2):
-        assert words[f"column {column}"] == f"column {column}: 30,482,612 parameters, 362,203,408 MACs"
+    # Halves, for the classes are even.
+    assert words["column 1"] == "column 1: 30,482,612 parameters, 362,203,408 MACs"
     assert words["steps"] == "910,830 of 128 images, 91.00 epochs; evaluation every 1 epoch(s) and at the end"
     assert words["mesh"] == "1 replica(s) x 2 process(es) of 1 column(s)"
-    assert words["data"] == "data/imagenet: 1,281,167 training and 50,000 validation images"
-    assert words["run"] == str(Path("original in runs") / "original")
     assert re.fullmatch(r"about [\d,]+\.\d MB per column worker, libraries included", words["memory"])
     # The parameters and their momentum, 4 bytes each.
     assert words["checkpoints"] == (
         "487.7 MB each, at most 5 at a time; every 2,000 steps, after each evaluation, when stopped, and at the end"
-    )
-    changed = plan("checkpoint.keep=5", "checkpoint.keep_best=false", "checkpoint.every_steps=null")
-    assert said(changed)["checkpoints"] == (
-        "487.7 MB each, at most 7 at a time; after each evaluation, when stopped, and at the end"
     )
 
 
@@ -90,25 +83,15 @@ PLAIN, WHOLE = "original.yaml", "caffe.yaml"
         (PLAIN, 1, 0, "auto", ("cpu", 2, 1), "no GPU: "),
         (PLAIN, 1, 1, "auto", ("cuda", 1, 2), "1 GPU(s) for 2 columns: all columns of a replica in one process"),
         (PLAIN, 1, 2, "auto", ("cuda", 2, 1), "2 GPU(s) for 2 column(s): one each"),
-        (PLAIN, 1, 4, "auto", ("cuda", 2, 1), ""),
-        (PLAIN, 2, 0, "auto", ("cpu", 2, 1), ""),
         (PLAIN, 2, 1, "auto", ("cpu", 2, 1), "only 1 GPU(s) for 2 replicas: "),
-        (PLAIN, 2, 2, "auto", ("cuda", 1, 2), ""),
         (PLAIN, 2, 3, "auto", ("cuda", 1, 2), ""),
-        (PLAIN, 2, 4, "auto", ("cuda", 2, 1), ""),
         (PLAIN, 1, 4, "cpu", ("cpu", 2, 1), "cluster.device is cpu: "),
-        (PLAIN, 2, 4, "cpu", ("cpu", 2, 1), ""),
-        (PLAIN, 1, 1, "cuda", ("cuda", 1, 2), ""),
-        (PLAIN, 1, 2, "cuda", ("cuda", 2, 1), ""),
-        (PLAIN, 2, 2, "cuda", ("cuda", 1, 2), ""),
         (PLAIN, 2, 4, "cuda", ("cuda", 2, 1), ""),
         (PLAIN, 1, 0, "cuda", None, "cluster.device is cuda, but there are 0 GPU(s) for 1 repl"),
         (PLAIN, 2, 1, "cuda", None, "cluster.device is cuda, but there are 1 GPU(s) for 2 repl"),
         (WHOLE, 1, 0, "auto", ("cpu", 1, 2), ""),
-        (WHOLE, 1, 1, "auto", ("cuda", 1, 2), ""),
         (WHOLE, 1, 4, "auto", ("cuda", 1, 2), ""),
         (WHOLE, 1, 4, "cpu", ("cpu", 1, 2), ""),
-        (WHOLE, 2, 1, "auto", ("cpu", 1, 2), ""),
         (WHOLE, 2, 2, "cuda", ("cuda", 1, 2), ""),
         (WHOLE, 2, 1, "cuda", None, "1 GPU(s) for 2 replica(s), each with all its columns in one process"),
     ],
@@ -151,16 +134,11 @@ def test_where_columns_cannot_share_they_are_in_one_process_or_have_a_gpu_each()
 
 def test_a_replica_has_a_gpu_per_column_only_if_they_are_on_one_node() -> None:
     """Of three nodes with three GPUs each, four replicas could have eight, but three are alone on their nodes."""
-    four, nine = [1, 1, 1, 1], [3, 3, 3]
-    for gpus, replicas, processes in (
-        (four, 1, 1), (four, 2, 1), (four, 4, 1), (nine, 2, 2), (nine, 4, 1), ([0, 2, 1], 1, 2),
-    ):  # fmt: skip
+    for gpus, replicas, processes in (([1, 1, 1, 1], 2, 1), ([3, 3, 3], 2, 2), ([3, 3, 3], 4, 1), ([0, 2, 1], 1, 2)):
         nodes = [NodeDevices(gpus=each, cpus=64) for each in gpus]
-        made = make_plan(load("original.yaml", [f"cluster.replicas={replicas}"]), 0, None, nodes=nodes)
+        made = make_plan(load(PLAIN, [f"cluster.replicas={replicas}"]), 0, None, nodes=nodes)
         assert (made.mesh.device, made.mesh.processes_per_replica) == ("cuda", processes)
-        assert made.config.cluster.data_worker_count == 3 * processes
-        if sum(gpus) >= 2 * replicas and processes == 1:
-            assert "too few nodes with 2 of them" in made.why
+        assert ("too few nodes with 2 of them" in made.why) == (processes == 1)
 
 
 def test_gpus_of_a_cluster_are_not_looked_for_on_the_machine_that_joins_it() -> None:
@@ -168,20 +146,6 @@ def test_gpus_of_a_cluster_are_not_looked_for_on_the_machine_that_joins_it() -> 
     assert plan_before_joining(config, "10.0.0.1:6379", IMAGENET).program().total_steps > 0
     with pytest.raises(UserError, match=r"there are \d+ GPU\(s\) for 512 replica"):
         plan_before_joining(config, None, IMAGENET)
-
-
-@pytest.mark.parametrize("file", built_in(), ids=lambda file: file.stem)
-def test_every_config_has_a_plan(file: Path) -> None:
-    """With all words and figures, also where there is one column only."""
-    config = load(file)
-    rows = dataclasses.replace(IMAGENET, classes=config.network.classes)
-    for gpus in (0, config.network.columns):
-        made = make_plan(config, gpus, rows)
-        words = said(made)
-        assert words["network"].startswith(f"{made.parameters:,} parameters, {made.macs:,} MACs per image")
-        shares = [made.column_parameters(column) for column in range(config.network.columns)]
-        assert sum(shares) == made.parameters
-        assert made.actor_bytes > 3 * 4 * made.parameters // made.mesh.processes_per_replica
 
 
 def test_window_bytes_are_those_of_real_batches(tmp_path: Path) -> None:
@@ -195,19 +159,14 @@ def test_window_bytes_are_those_of_real_batches(tmp_path: Path) -> None:
         batch = worker.batch(Request(split=split, start=0, count=12))
         return sum(value.nbytes for value in batch.values() if isinstance(value, np.ndarray))
 
-    def plan_of(training: int, testing: int, replicas: int = 1) -> Plan:
+    def plan_of(training: int, testing: int, replicas: int) -> Plan:
         train = dataclasses.replace(config.train, batch_size=training * replicas, evaluate_batch_size=testing)
         cluster = dataclasses.replace(config.cluster, replicas=replicas)
         return make_plan(dataclasses.replace(config, train=train, cluster=cluster), 0, None)
 
-    training, testing = batch_bytes("train"), batch_bytes("validation")
-    for replicas in (1, 2):
-        made = plan_of(12, 5, replicas)
-        assert made.batch_bytes == training
-        assert made.window_bytes == config.cluster.window * training
-    made = plan_of(5, 12)
-    assert testing < made.batch_bytes <= testing * 1.01
-    assert made.object_store_bytes >= 3 * made.window_bytes
+    made, testing = plan_of(12, 5, 2), batch_bytes("validation")
+    assert made.batch_bytes == batch_bytes("train") == made.window_bytes / config.cluster.window
+    assert testing < plan_of(5, 12, 1).batch_bytes <= testing * 1.01
 
 
 def test_object_store_has_room_for_all_windows_three_times() -> None:
@@ -270,13 +229,11 @@ AUTO = ("cluster.replicas=auto", "cluster.data_workers=auto")
         ([(1, 64)], (), (1, 3)),  # both columns on one GPU: half the appetite
         ([(2, 64)], (), (1, 6)),
         ([(2, 64)], ("compute.precision=tf32",), (1, 26)),
-        ([(2, 64)], ("compute.precision=bf16",), (1, 44)),
         ([(8, 64)], (), (4, 6)),
         ([(8, 64)], ("cluster.device=cpu",), (1, 1)),
         ([(3, 64)] * 3, (), (2, 6)),  # nine GPUs, but a replica sits on one node; 128 is not a multiple of 3
         ([(3, 64)] * 3, ("train.batch_size=129",), (3, 6)),
         ([(8, 64)], ("train.batch_size=127",), (1, 6)),
-        ([(8, 64)], ("train.batch_size=1",), (1, 6)),
         ([(8, 16)], (), (4, 2)),  # of 4 CPUs per replica, two are the columns'
         ([(2, 64), (2, 5)], (), (2, 3)),  # the node with the least
         ([(8, 16)], ("cluster.cpus_per_data_worker=0.5",), (4, 4)),
@@ -284,7 +241,6 @@ AUTO = ("cluster.replicas=auto", "cluster.data_workers=auto")
         ([(8, 64), (0, 4)], (), (4, 6)),  # a head without GPUs takes no part
         ([(8, 64)], ("network.columns=1",), (8, 3)),
         ([(8, 64)], ("cluster.columns_per_gpu=2",), (8, 3)),
-        ([(1, 64)], ("cluster.columns_per_gpu=2",), (1, 3)),
         ([(8, 64)], ("cluster.replicas=2",), (2, 6)),  # only what is auto is chosen
         ([(8, 64)], ("cluster.data_workers=7",), (4, 7)),
         ([(8, 64)], (WHOLE,), (8, 3)),  # a replica whose columns stay together takes one GPU
@@ -314,13 +270,6 @@ def test_a_window_of_batches_for_all_data_workers() -> None:
         made = make_plan(load("original.yaml", settings), 2, None, nodes=[NodeDevices(gpus=2, cpus=64)])
         assert made.config.cluster.window == window
         assert made.window_bytes == window * made.batch_bytes
-
-
-def test_auto_survives_the_run_folder() -> None:
-    """A run that goes on elsewhere chooses anew."""
-    config, problems = parse(to_dict(load("original.yaml", AUTO)))
-    assert not problems and config is not None
-    assert (config.cluster.replicas, config.cluster.data_workers) == ("auto", "auto")
 
 
 def test_what_is_neither_a_count_nor_auto() -> None:

@@ -85,9 +85,7 @@ def test_pictures_of_the_validation_set_give_the_errors_of_evaluation(
     )
 
 
-def test_a_copied_run_predicts_without_its_data_set(
-    copied: Path, photos: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_copied_run_predicts(copied: Path, photos: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = answered(capsys, copied, photos, photos / "b.jpg", "--top", "3")
     assert pictures_named(told) == [str(photos / name) for name in NAMES]
     lines = told.splitlines()
@@ -164,5 +162,3 @@ def test_bad_input(copied: Path, photos: Path, capsys: pytest.CaptureFixture[str
     file = next(newest.glob("*.safetensors"))
     flip(file)
     assert file.name in refused(capsys, [network, photo], module=predict)
-    shutil.rmtree(copied / "checkpoints")
-    assert "there is no checkpoint" in refused(capsys, [network, photo], module=predict)

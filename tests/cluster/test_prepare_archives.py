@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import simplejpeg
 
-from cluster import download, inspection
+from cluster import download
 from cluster.prepare import main
 from configs.errors import UserError
-from tests.data.archives import ilsvrc, imagenette, photos, tiny_imagenet
+from tests.data.archives import ilsvrc, imagenette, tiny_imagenet
 from workers.data.images import to_stored_jpeg
 from workers.data.manifest import Manifest
 from workers.data.shards import Shard
@@ -120,9 +119,7 @@ def test_broken_connections_are_continued_also_by_a_later_command(server: Server
         (b"begun", False, "bytes=5-"),  # a server without ranges sends all again
     ],
 )
-def test_a_part_that_is_there(
-    server: Server, tmp_path: Path, part: bytes, knows_ranges: bool, asked: str | None
-) -> None:
+def test_a_part_is_there(server: Server, tmp_path: Path, part: bytes, knows_ranges: bool, asked: str | None) -> None:
     server.knows_ranges = knows_ranges
     (tmp_path / PART).write_bytes(part)
     assert download.fetch(server.url, tmp_path, MD5).read_bytes() == CONTENT
@@ -179,33 +176,22 @@ def prepare(*arguments: object) -> int:
     return main([*map(str, arguments), "--workers", "2"])
 
 
-def test_imagenet_with_photos_at_their_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every image with its class, stored as `to_stored_jpeg` stores it, in 64 x 64; ImageNet's photos where they are."""
-    files, out = ilsvrc(tmp_path, with_photos=True), tmp_path / "out"
+def test_imagenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every image with its class, stored as `to_stored_jpeg` stores it, in 64 x 64."""
+    files, out = ilsvrc(tmp_path), tmp_path / "out"
     archives = ["--train", files.train, "--val", files.validation, "--devkit", files.devkit]
     assert prepare("imagenet", *archives, "--out", out, "--size", 64, "--shard-rows", 20) == 0
     printed = capsys.readouterr()
     manifest = Manifest.load(out)
     assert manifest.classes == files.classes
     assert manifest.quarantined == ()
-    count = 6 * 3 + len(photos())
-    assert f"train {count}, validation {len(files.images['validation'])} of {len(files.classes)} classes" in printed.out
+    assert "train 18, validation 13 of 6 classes" in printed.out
     for split, expected in files.images.items():
         found = stored(out, split)
         assert list(found) == list(expected)
         for key, (label, data) in expected.items():
             assert found[key] == (label, to_stored_jpeg(data, 64).jpeg), key
-    # The manifest's statistics against plain NumPy over the stored training images.
-    pixels_NSSC = np.stack([simplejpeg.decode_jpeg(data, "RGB") for _, data in stored(out, "train").values()])
-    colours = pixels_NSSC.reshape(-1, 3).astype(np.float64)
-    covariance = np.cov(colours.T, bias=True)
-    for found_value, value in (
-        (manifest.pixel_mean(out), pixels_NSSC.mean(axis=0, dtype=np.float64)),
-        (manifest.rgb_mean, colours.mean(axis=0)),
-        (manifest.rgb_covariance, covariance),
-        (manifest.rgb_eigenvalues, np.linalg.eigvalsh(covariance)),
-    ):
-        assert np.allclose(found_value, value, rtol=1e-6, atol=0)
+    assert prepare("verify", out) == 0, "the statistics are those of the stored images"
     assert prepare("imagenet", *archives, "--out", out, "--size", 64) == 2
     assert "holds a data set already" in capsys.readouterr().err
 
@@ -240,15 +226,12 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(
     """All of it is noticed before Ray is started. The sources' own tests have many more."""
     files, archive = ilsvrc(tmp_path), tmp_path / "t.zip"
     files.train.write_bytes(files.train.read_bytes()[:30_000])
-    tiny_imagenet(archive)
-    archive.write_bytes(archive.read_bytes()[:-1000])
+    archive.write_bytes(b"something else")
     server.content, server.status = b"something else", [200, 404]
     imagenet, given = ["imagenet", "--train", files.train, "--devkit"], ["tiny-imagenet", "--archive", archive]
     elsewhere = ["--downloads", tmp_path / "downloads"]
     for arguments, message in (
         ([*imagenet, files.devkit], "train.tar is not a whole tar archive"),
-        ([*imagenet, tmp_path / "nothing"], "nothing cannot be read: No such file"),
-        (given, "t.zip is not a whole zip archive"),
         ([*given, "--checksum", f"md5:{32 * '0'}"], "t.zip has the checksum md5:"),
         (
             ["cifar10", "--url", f"{server.base}/c.tar.gz", *elsewhere],
@@ -280,31 +263,3 @@ def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: p
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "does", "options"),
-    [
-        (["verify", "data/x"], "verify_dataset", {"decode": True, "workers": None}),
-        (["verify", "data/x", "--no-decode", "--workers", "3"], "verify_dataset", {"decode": False, "workers": 3}),
-        (["stats", "data/x"], "show_stats", {"sheet": None, "config": None, "samples": 8, "as_json": False}),
-        (
-            ["stats", "data/x", "--sheet", "a.png", "--config", "demo.yaml", "--samples", "5", "--json"],
-            "show_stats",
-            {"sheet": Path("a.png"), "config": "demo.yaml", "samples": 5, "as_json": True},
-        ),
-    ],
-)
-def test_verify_and_stats_hand_on_their_options(
-    arguments: list[str], does: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the two do is tested with `cluster.inspection`; here, that every option reaches it and its code comes back."""
-    called: list[tuple[Path, dict[str, object]]] = []
-
-    def instead(folder: Path, **given: object) -> int:
-        called.append((folder, given))
-        return 7
-
-    monkeypatch.setattr(inspection, does, instead)
-    assert main(arguments) == 7
-    assert called == [(Path("data/x"), options)]

@@ -19,9 +19,7 @@ PREEMPTION = Failure(kind="death", what="its node was taken away", counts_as="pr
         (Fault(max_preemptions=0), PREEMPTION, []),
     ],
 )
-def test_the_first_restart_comes_at_once_and_the_next_ones_later_and_later(
-    settings: Fault, failure: Failure, pauses: list[float]
-) -> None:
+def test_restarts_come_later_and_later(settings: Fault, failure: Failure, pauses: list[float]) -> None:
     budget = Budget(settings)
     decisions = [budget.decide(failure) for _ in pauses]
     assert [decision.after_seconds for decision in decisions if isinstance(decision, Restart)] == pauses

@@ -56,9 +56,7 @@ def test_a_hang_names_the_one_that_does_not_answer(dog: Watchdog, clock: list[fl
 
 
 @pytest.mark.parametrize(("patience", "seconds"), [("first", 50), ("saving", 90)])
-def test_first_steps_and_checkpoints_have_more_time(
-    dog: Watchdog, clock: list[float], patience: Patience, seconds: int
-) -> None:
+def test_first_steps_and_saves_have_time(dog: Watchdog, clock: list[float], patience: Patience, seconds: int) -> None:
     for _ in range(seconds - 1):
         dog.heard(0, at(1, patience))
         dog.heard(1, at(1))

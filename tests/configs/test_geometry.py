@@ -12,10 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet.network import AlexNet, Column
-from configs.geometry import layers, pool_side, share
+from configs.geometry import layers, share
 from configs.loader import load
 from configs.schema import Conv, Dense, Network, Pool, ResponseNorm, Sees, Step
 from tests.reference import Reference
@@ -105,14 +104,6 @@ def test_table_equals_the_real_network(network: Network) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == sum(layer.parameters for layer in table)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-@pytest.mark.parametrize("stride", [1, 2, 3, 5])
-def test_pool_side_equals_torchs(size: int, stride: int) -> None:
-    for side in range(size, 20):
-        pooled = torch.nn.MaxPool2d(size, stride, ceil_mode=True)(torch.zeros(1, 1, side, side))
-        assert pooled.shape[-1] == pool_side(side, size, stride), side
-
-
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
 def test_shares_are_torchs_chunks(columns: int) -> None:
     """The last shares may be empty (checks.py refuses such networks); torch leaves those out."""
@@ -120,14 +111,6 @@ def test_shares_are_torchs_chunks(columns: int) -> None:
         shares = [share(total, columns, column) for column in range(columns)]
         filled = [list(range(part.start, part.stop)) for part in shares if part.stop > part.start]
         assert filled == [chunk.tolist() for chunk in torch.arange(total).chunk(columns)]
-
-
-def test_what_does_not_fit_is_named() -> None:
-    conv = {"conv1": Conv(maps=2, kernel=3, then=("pool",))}
-    with pytest.raises(ValueError, match=r"network\.convs\.conv1: a kernel of 3 does not fit 2 positions"):
-        layers(Network(classes=2, input_size=2, convs=conv))
-    with pytest.raises(ValueError, match=r"network\.convs\.conv1: a pooling window of 3 does not fit 2 positions"):
-        layers(Network(classes=2, input_size=4, convs=conv))
 
 
 # layer: weights, biases, multiply-accumulates per image, inputs that one output sees, output side, side after pooling
@@ -143,53 +126,17 @@ TABLE = {
 }
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return load("original.yaml").network
-
-
 @pytest.mark.parametrize("file", ["original.yaml", "paper.yaml"])
 def test_layer_table(file: str) -> None:
-    table = layers(load(file).network)
+    network = load(file).network
+    table = layers(network)
     found = {
         layer.name: (layer.weights, layer.outputs, layer.macs, layer.inputs, layer.side, layer.final_side)
         for layer in table
     }
     assert found == TABLE and list(found) == list(TABLE)
     assert [layer.overhang for layer in table] == [3, 0, 0, 0, 0, 0, 0, 0]
+    assert [layer.exchanged_floats for layer in table] == [0, 0, 21_632, 0, 0, 4_608, 2_048, 2_048]
+    assert not any(layer.exchanged_floats for layer in layers(dataclasses.replace(network, columns=1)))
     assert sum(layer.parameters for layer in table) == 60_965_224
     assert sum(layer.macs for layer in table) == 724_406_816
-
-
-def test_exchange(network: Network) -> None:
-    """Floats per image that a column sends to the other one, before the layers that see both."""
-    sent = {layer.name: layer.exchanged_floats for layer in layers(network) if layer.exchanges}
-    assert sent == {"conv3": 21_632, "fc6": 4_608, "fc7": 2_048, "classifier": 2_048}
-    assert sum(sent.values()) == 30_336
-    alone = layers(dataclasses.replace(network, columns=1))
-    assert sum(layer.exchanged_floats for layer in alone) == 0
-
-
-def test_without_the_two_columns_restriction(network: Network) -> None:
-    """The count that results when grouping is forgotten."""
-    convs = {
-        name: dataclasses.replace(conv, sees="all") if name in ("conv2", "conv4", "conv5") else conv
-        for name, conv in network.convs.items()
-    }
-    table = layers(dataclasses.replace(network, convs=convs))
-    assert sum(layer.parameters for layer in table) == 62_378_344
-    assert sum(layer.macs for layer in table) == 1_135_256_096
-    extra = sum(layer.exchanged_floats for layer in table) - 30_336
-    assert extra == 34_992 + 32_448 + 32_448
-
-
-def test_the_real_network_has_these_parameters_and_operations(network: Network) -> None:
-    """torch's own count of what it computes for one image."""
-    model = AlexNet(network).eval()
-    found: dict[str, list[int]] = {name: [0, 0] for name in TABLE}
-    for layer, kind, parameter in model.parameter_layers():
-        found[layer][kind == "biases"] += parameter.numel()
-    assert found == {name: [row[0], row[1]] for name, row in TABLE.items()}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        assert model(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
-    assert counter.get_total_flops() == 2 * 724_406_816

@@ -45,9 +45,7 @@ def test_places_may_hold_what_yaml_would_take_for_more(small: Path) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_home_folder_is_meant_wherever_it_is_written(
-    small: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_a_home_folder_is_meant_everywhere(small: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for typed, meant in (("~/d", "/home/me/d"), ("~", "/home/me"), ("a/~", "a/~"), ("s3://b/~x", "s3://b/~x")):
         assert attrgetter(place)(load(small, [f"{place}={typed}"])) == meant

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from configs.machine import FOLDER, built_in_machines, load_machine, save_machine
+from configs.machine import FOLDER, built_in_machines, load_machine
 
 
 def test_built_in_ones_are_whole_and_say_where_they_are_from() -> None:
@@ -39,12 +39,6 @@ def test_mistakes_are_told_with_their_field(tmp_path: Path, old: str, new: str, 
         load_machine(file)
     assert told in str(error.value)
     assert "mine.yaml" in str(error.value)
-
-
-def test_what_is_saved_is_read(tmp_path: Path) -> None:
-    machine = load_machine("a100")
-    save_machine(machine, tmp_path / "mine.yaml", "# mine\n")
-    assert load_machine(tmp_path / "mine.yaml") == machine
 
 
 def test_unknown_names_are_told_the_known_ones() -> None:

@@ -49,52 +49,6 @@ def test_row_and_header(file: Path) -> None:
         assert number in top, number
 
 
-def test_numbers_that_the_sources_give() -> None:
-    """The one-GPU net's by hand from layers-145-half.cfg; the two-column net's in test_geometry.py."""
-    conv = {
-        "conv1": (48, 3 * 11**2, 55**2),
-        "conv2": (128, 48 * 5**2, 27**2),
-        "conv3": (192, 128 * 3**2, 13**2),
-        "conv4": (192, 192 * 3**2, 13**2),
-        "conv5": (256, 192 * 3**2, 13**2),
-    }
-    dense = {"fc6": (4096, 256 * 6**2, 1), "fc7": (4096, 4096, 1), "fc8": (1000, 4096, 1)}
-    layers = [*conv.values(), *dense.values()]
-    parameters = sum(maps * (inputs + 1) for maps, inputs, _ in layers)
-    macs = sum(maps * inputs * positions for maps, inputs, positions in layers)
-    assert (parameters, macs) == (59_798_312, 391_514_384)
-    made = make_plan(load("one_gpu"), 0, None)
-    assert (made.parameters, made.macs) == (parameters, macs)
-
-
-@pytest.mark.parametrize(
-    ("name", "sides"),
-    [
-        # After each layer and each pooling; the authors' layers-147.cfg has 28, 26, 13, 11, 6 after conv1's 55.
-        ("non_overlapping_pooling", "55/28/26/13/13/13/11/6"),
-        ("six_convs", "55/27/27/13/13/13/13/6/6"),
-        ("no_conv5", "55/27/27/13/13/13/6"),
-        ("caffe", "55/27/27/13/13/13/13/6"),
-        ("cifar10_13pct", "24/12/12/6/6/6"),
-    ],
-)
-def test_sides_of_maps(name: str, sides: str) -> None:
-    found = []
-    for layer in make_plan(load(name), 0, None).table:
-        if layer.kind == "conv":
-            found += [layer.side] if layer.side == layer.final_side else [layer.side, layer.final_side]
-    assert "/".join(map(str, found)) == sides
-
-
-def test_local_layers_count_every_position() -> None:
-    """layers-conv-local-13pct.cfg: 32 maps of 6x6, each position of each with 3x3 weights over 64 or 32 maps, and a bias."""
-    table = {layer.name: layer for layer in make_plan(load("cifar10_13pct"), 0, None).table}
-    assert table["local3"].parameters == 36 * 32 * (64 * 9 + 1)
-    assert table["local4"].parameters == 36 * 32 * (32 * 9 + 1)
-    assert table["local3"].macs == 36 * 32 * 64 * 9
-    assert table["classifier"].parameters == 10 * (32 * 36 + 1)
-
-
 def test_no_exchange_and_the_split_classifier() -> None:
     quiet = {layer.name for layer in make_plan(load("no_exchange"), 0, None).table if layer.exchanged_floats}
     assert quiet == {"classifier"}

@@ -15,13 +15,12 @@ from typing import Any, Literal
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
-from PIL import Image
 
+from tests.data import pictures
 from workers.data.ingest import Source
 from workers.data.sources import SourceItem
 
 TEST_DATA = Path(os.environ.get("ALEXNET_TEST_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()
-PHOTOS = TEST_DATA / "imagenet-sample"
 SYNSETS = {  # ILSVRC2012's IDs 1..6: their order is not that of the WordNet IDs
     "n02119789": "kit fox, Vulpes macrotis",
     "n02100735": "English setter",
@@ -32,21 +31,7 @@ SYNSETS = {  # ILSVRC2012's IDs 1..6: their order is not that of the WordNet IDs
 }
 
 
-@functools.cache
-def jpeg(seed: int, size: int = 16) -> bytes:
-    """A picture of one random colour with some noise."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 200, 3) + rng.integers(0, 56, (size, size, 3))
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=95)
-    return file.getvalue()
-
-
-def photos() -> list[tuple[str, bytes]]:
-    """(WordNet ID, file) of the ImageNet photos among the test data; none where they are not there."""
-    return [(path.name[:9], path.read_bytes()) for path in sorted(PHOTOS.glob("n*.JPEG"))]
-
-
+jpeg = functools.cache(pictures.jpeg)
 Described = tuple[str, bytes] | tarfile.TarInfo
 
 
@@ -109,15 +94,12 @@ class Ilsvrc:
     """Split -> key -> (label, file)."""
 
 
-def ilsvrc(root: Path, contest: str = "ILSVRC2012", per_class: int = 3, with_photos: bool = False) -> Ilsvrc:
-    """A miniature of ILSVRC2012's or ILSVRC2010's archives, with the ImageNet photos as images of their classes."""
-    synsets = dict(SYNSETS)
-    by_class = {wnid: [jpeg(100 * n + k) for k in range(per_class)] for n, wnid in enumerate(synsets)}
-    for wnid, photo in photos() if with_photos else []:
-        synsets.setdefault(wnid, f"words of {wnid}, more of them")
-        by_class.setdefault(wnid, []).append(photo)
+def ilsvrc(root: Path, contest: str = "ILSVRC2012", per_class: int = 3) -> Ilsvrc:
+    """A miniature of ILSVRC2012's or ILSVRC2010's archives."""
+    synsets = SYNSETS
     files = {
-        wnid: [(f"{wnid}_{7 * k + 3}.JPEG", data) for k, data in enumerate(images)] for wnid, images in by_class.items()
+        wnid: [(f"{wnid}_{7 * k + 3}.JPEG", jpeg(100 * n + k)) for k in range(per_class)]
+        for n, wnid in enumerate(synsets)
     }
     labels = {wnid: label for label, wnid in enumerate(sorted(synsets))}
     shuffled = sorted(synsets, key=lambda wnid: wnid[::-1])

@@ -1,8 +1,7 @@
-"""Data sets that are written directly, without `prepare`: the same pictures stored raw, and many rows of few bytes."""
+"""Data sets that are written directly, without `prepare`: of many rows of few bytes."""
 
 import dataclasses
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 
 from configs.loader import load
 from configs.schema import Config
-from workers.data.dataset import Dataset
 from workers.data.manifest import PIXEL_MEAN_FILE, Manifest, SplitInfo
 from workers.data.shards import Record, ShardInfo, write_shard
 
@@ -38,27 +36,6 @@ def manifest(image_size: int, train: Iterable[ShardInfo], **changes: Any) -> Man
 def split_of(shards: Iterable[ShardInfo]) -> SplitInfo:
     infos = tuple(shards)
     return SplitInfo(shards=infos, rows=sum(info.rows for info in infos))
-
-
-def as_raw(folder: Path, out: Path) -> Path:
-    """The data set in `folder`, its images as pixels, in shards of 7."""
-    manifest = Manifest.load(folder)
-    out.mkdir()
-    splits = {}
-    for split in manifest.splits:
-        images = Dataset(folder, split, manifest)
-        buffer = np.empty((images.image_size, images.image_size, 3), np.uint8)
-
-        def rows(start: int, images: Dataset = images, buffer: np.ndarray = buffer) -> Iterator[Record]:
-            for row in range(start, min(start + 7, len(images))):
-                images.decode_into(row, buffer)
-                yield Record(key=images.key(row), label=images.label(row), image=buffer.tobytes())
-
-        starts = range(0, len(images), 7)
-        splits[split] = split_of(write_shard(out / f"{split}-{start}.arrow", rows(start)) for start in starts)
-    shutil.copy(folder / PIXEL_MEAN_FILE, out)
-    dataclasses.replace(manifest, encoding="raw", splits=splits).write(out)
-    return out
 
 
 def image(row: int) -> bytes:

@@ -8,11 +8,11 @@ import simplejpeg
 from PIL import Image
 
 
-def jpeg(seed: int, height: int = 16, width: int = 16) -> bytes:
-    """A picture of its own: a coarse pattern, so that scaling it leaves something to see, with some noise."""
+def jpeg(seed: int, height: int = 16, width: int | None = None) -> bytes:
+    """A picture of its own, by default a square: a coarse pattern, so that scaling leaves something to see, and some noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-    pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    pixels = np.asarray(coarse.resize((width or height, height), Image.Resampling.BICUBIC)).astype(int)
     noisy = (pixels + rng.integers(-12, 13, pixels.shape)).clip(0, 255).astype(np.uint8)
     encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(noisy), 90, "RGB", "420")
     return encoded

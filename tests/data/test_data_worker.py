@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from configs.schema import ColourNoise, Config
-from tests.data.made_up import as_raw
+from configs.schema import Config
 from tests.workers import by_hand
 from workers.data.data_worker import DataWorker, Replaced
 from workers.data.dataset import CorruptRecordError
-from workers.data.manifest import Manifest
 from workers.data.shards import CorruptShardError
 from workers.program import Request
 
@@ -71,9 +69,7 @@ def damage(folder: Path, source: Path) -> Path:
     raise LookupError(source)
 
 
-def test_training_batch_is_what_decoding_and_cutting_by_hand_gives(
-    folder: Path, pictures: dict[str, list[np.ndarray]]
-) -> None:
+def test_training_batch_is_the_one_cut_out_by_hand(folder: Path, pictures: dict[str, list[np.ndarray]]) -> None:
     """Over the edge of an epoch, with chunks that begin before the batch does."""
     seed, start, count, shared = 5, 17, 29, 4
     worker = DataWorker(with_train(by_hand.config(folder, crop_shared_by=shared), seed=seed), "worker")
@@ -92,46 +88,6 @@ def test_training_batch_is_what_decoding_and_cutting_by_hand_gives(
         assert batch["offsets"][number].tolist() == [y, x]
         assert batch["mirror"][number] == by_hand.mirrored(seed, epoch, position // shared)
         assert int(batch["keys"][number]) % 2**64 == by_hand.key(seed, 6, epoch, position)
-
-
-def test_centre_crops_and_the_same_order_every_epoch(folder: Path, pictures: dict[str, list[np.ndarray]]) -> None:
-    config = by_hand.config(folder, crop="centre", crop_positions=OFFSETS)
-    worker = DataWorker(with_train(config, seed=5, order="same_every_epoch"), "worker")
-    first, second = worker.batch(train(0, ROWS)), worker.batch(train(ROWS, ROWS))
-    centre = (by_hand.SIZE - CROP) // 2
-    for number, row in enumerate(by_hand.order(5, 0, ROWS)):
-        cut = pictures["train"][row][centre : centre + CROP, centre : centre + CROP]
-        np.testing.assert_array_equal(first["images"][number], cut)
-    assert (first["offsets"] == centre).all()
-    np.testing.assert_array_equal(second["images"], first["images"])
-    # What is drawn for an image is still another thing in each epoch.
-    assert (second["keys"] != first["keys"]).all() and (second["mirror"] != first["mirror"]).any()
-
-
-def test_types_and_shapes(folder: Path) -> None:
-    worker = DataWorker(by_hand.config(folder), "worker")
-    made = worker.batch(train(0, 3)) | {name: np.empty(0) for name in ("decoded", "seconds", "replaced")}
-    assert {name: (array.dtype.name, array.shape) for name, array in made.items() if array.size} == {
-        "images": ("uint8", (3, CROP, CROP, 3)),
-        "labels": ("int64", (3,)),
-        "offsets": ("int64", (3, 2)),
-        "mirror": ("bool", (3,)),
-        "keys": ("int64", (3,)),
-        "colour": ("float32", (3, 3)),
-        "noisy": ("bool", (3,)),
-    }
-    plain = DataWorker(by_hand.config(folder, colour_noise=None), "worker").batch(train(0, 3))
-    assert plain.keys() == made.keys() - {"colour", "noisy"}
-
-
-def test_colour_noise_is_that_of_the_manifest(folder: Path) -> None:
-    """Offsets are combinations of the manifest's principal components, scaled by the deviations found in it."""
-    noise = ColourNoise(strength=0.1)
-    batch = DataWorker(by_hand.config(folder, colour_noise=noise), "worker").batch(train(0, 600))
-    manifest = Manifest.load(folder / "data")
-    components = batch["colour"] @ np.array(manifest.rgb_eigenvectors) / (0.1 * np.sqrt(manifest.rgb_eigenvalues))
-    # 600 standard normal numbers per component: the deviation is off by 1 / sqrt(1,200).
-    assert np.abs(components.std(axis=0) - 1).max() < 5 / np.sqrt(1200)
 
 
 def test_any_worker_makes_the_same_batch_in_any_order_and_another_seed_another_one(folder: Path) -> None:
@@ -174,8 +130,7 @@ def test_another_picture_stands_in_for_a_damaged_one_and_everything_else_stays(t
     position = next(place for place in range(ROWS) if order[place] // 15 != others[place] // 15)
     row, other = order[position], others[position]
     shard = damage(tmp_path, source[row])
-    worker = DataWorker(config, "worker")
-    batch = worker.batch(train(0, ROWS))
+    batch = DataWorker(config, "worker").batch(train(0, ROWS))
     y, x = batch["offsets"][position]
     picture = decoded(source[other])[y : y + CROP, x : x + CROP]
     np.testing.assert_array_equal(batch["images"][position], picture)
@@ -186,15 +141,10 @@ def test_another_picture_stands_in_for_a_damaged_one_and_everything_else_stays(t
     for name in ("offsets", "mirror", "keys", "colour", "noisy"):
         np.testing.assert_array_equal(batch[name], whole[name])
     key, by = (source[number].relative_to(tmp_path / "pictures").as_posix() for number in (row, other))
-    [replaced] = batch["replaced"]
-    assert replaced == Replaced(row=row, key=key, file=str(shard), reason="its checksum differs", by=by)
+    assert batch["replaced"] == [Replaced(row=row, key=key, file=str(shard), reason="its checksum differs", by=by)]
     # Alone, and by another worker, it is the same.
     alone = DataWorker(config, "alone").batch(train(position, 1))
     np.testing.assert_array_equal(alone["images"][0], batch["images"][position])
-    same(DataWorker(config, "another").batch(train(0, ROWS)), batch)
-    # It stands elsewhere in the next epoch, and so another one stands in for it.
-    later = worker.batch(train(ROWS, ROWS))["replaced"]
-    assert [record.row for record in later] == [row]
 
 
 def test_one_that_stands_in_may_be_damaged_too_but_not_all(tmp_path: Path) -> None:
@@ -223,34 +173,12 @@ def test_nothing_stands_in_for_a_damaged_validation_image(tmp_path: Path) -> Non
             ask(validation(8, 3))
         error = pickle.loads(pickle.dumps(caught.value))  # on its way from the data worker to the column
         assert "validation-1.arrow: the image in row 1 (key 'validation/b/003.jpg') is damaged: its check" in str(error)
-        assert (error.row, error.key) == (1, "validation/b/003.jpg")
+        assert (error.row, error.key, error.reason) == (1, "validation/b/003.jpg", "its checksum differs")
     assert worker.batch(validation(10, 2))["decoded"] == 2
 
 
-@pytest.mark.parametrize("cut", [True, False])
-def test_a_shard_that_is_missing_or_cut_is_an_error_at_once(tmp_path: Path, cut: bool) -> None:
+def test_a_shard_that_is_missing_is_an_error_at_once(tmp_path: Path) -> None:
     by_hand.make_data_set(tmp_path)
-    path = tmp_path / "data" / "train-1.arrow"
-    stored = path.read_bytes()
-    path.unlink()
-    if cut:
-        path.write_bytes(stored[: len(stored) // 2])
+    (tmp_path / "data" / "train-1.arrow").unlink()
     with pytest.raises(CorruptShardError, match=r"train-1\.arrow cannot be read as a shard"):
         DataWorker(by_hand.config(tmp_path), "worker").batch(train(0, ROWS))
-
-
-def test_raw_pixels_give_the_same_batches(folder: Path, tmp_path: Path) -> None:
-    """The same pictures, stored as pixels."""
-    raw = as_raw(folder / "data", tmp_path / "data")
-    plain = DataWorker(by_hand.config(folder), "plain")
-    worker = DataWorker(by_hand.config(tmp_path), "worker")
-    assert Manifest.load(raw).encoding == "raw"
-    for request in (train(17, 29), validation(3, 5)):
-        same(worker.batch(request), plain.batch(request))
-
-
-def test_pictures_smaller_than_the_crop_are_refused(folder: Path) -> None:
-    config = by_hand.config(folder)
-    large = dataclasses.replace(config, network=dataclasses.replace(config.network, input_size=41))
-    with pytest.raises(ValueError, match="stored images are 40x40, smaller than the crop of 41"):
-        DataWorker(large, "worker")

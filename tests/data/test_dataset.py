@@ -1,7 +1,6 @@
 """A split as one array: rows found across shards, pixels stored raw, damage told by record, and the check of whole files."""
 
 import io
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,16 @@ import simplejpeg
 from PIL import Image
 
 from configs.errors import UserError
-from tests.data.made_up import as_raw, manifest
+from tests.cluster.runs import flip
+from tests.data.made_up import manifest
 from tests.data.pictures import encode, jpeg
+from tests.data.test_journal import finish
 from tests.workers import by_hand
 from workers.data.dataset import CorruptRecordError, Dataset, verify_checksums
+from workers.data.journal import Settings
 from workers.data.manifest import Manifest
 from workers.data.shards import CorruptShardError, Record, write_shard
+from workers.data.sources import FolderSource
 
 SIZE, ROWS = by_hand.SIZE, 30
 
@@ -27,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of pictures, of the data set made of them (in `data`), and of one with raw pixels (in `raw`)."""
     folder = tmp_path_factory.mktemp("small")
     by_hand.make_data_set(folder)
-    as_raw(folder / "data", folder / "raw")
+    raw = Settings(size=SIZE, quality=95, shard_rows=7, encoding="raw", apply_orientation=False)
+    finish(FolderSource(folder / "pictures"), folder / "raw", raw)
     return folder
 
 
@@ -56,13 +60,6 @@ def test_every_row_has_its_pixels_label_and_key(folder: Path, kind: str) -> None
         assert dataset.key(row) == path.relative_to(folder / "pictures").as_posix()
 
 
-def test_raw_pixels_are_views_and_jpegs_fill_the_scratch(folder: Path) -> None:
-    scratch = blank()
-    raw = Dataset(folder / "raw", "train").pixels(3, scratch)
-    assert not scratch.any() and not raw.flags.owndata and not raw.flags.writeable
-    assert Dataset(folder / "data", "train").pixels(3, scratch) is scratch
-
-
 def test_grey_becomes_rgb(tmp_path: Path) -> None:
     grey, buffer = Image.open(io.BytesIO(jpeg(1, SIZE, SIZE))).convert("L"), blank()
     of_one_row(tmp_path, stored := encode(grey, quality=90)).decode_into(0, buffer)
@@ -85,12 +82,6 @@ def test_rows_are_found_in_shards_of_any_length(tmp_path: Path, lengths: tuple[i
     for outside in (-1, len(everywhere)):
         with pytest.raises(IndexError, match=f"row {outside} of {len(everywhere)}"):
             dataset.key(outside)
-
-
-def test_shards_of_these_rows_come_first(folder: Path, tmp_path: Path) -> None:
-    dataset = Dataset(tmp_path / "nothing is opened to know that", "train", Manifest.load(folder / "data"))
-    names = [shard.file for shard in dataset.shards_of([17, 16, 25, 23])]
-    assert names == ["train-2.arrow", "train-3.arrow", "train-0.arrow", "train-1.arrow"]
 
 
 def test_a_shard_is_fetched_once_before_it_is_opened(folder: Path) -> None:
@@ -142,14 +133,6 @@ def test_every_flipped_bit_of_an_image_is_found_before_it_is_used(folder: Path, 
         assert not buffer.any()
 
 
-def test_the_error_keeps_its_parts_on_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(CorruptRecordError("data/train-0.arrow", 3, "cat", "it is 8x8 pixels")))
-    assert isinstance(error, CorruptRecordError)
-    assert (error.file, error.row, error.key, error.reason) == ("data/train-0.arrow", 3, "cat", "it is 8x8 pixels")
-    said = "data/train-0.arrow: the image in row 3 (key 'cat') is damaged: it is 8x8 pixels. Restore"
-    assert str(error).startswith(said)
-
-
 def test_wrong_buffers_are_refused(folder: Path) -> None:
     shapes = ((SIZE, SIZE, 4), np.uint8), ((SIZE, SIZE, 3), np.int8), ((SIZE + 1, SIZE, 3), np.uint8)
     wrong: list[Any] = [np.zeros(shape, kind) for shape, kind in shapes]
@@ -181,16 +164,7 @@ def test_checksums_name_every_bad_shard(folder: Path, tmp_path: Path) -> None:
     assert len(calls) == 6 and calls[-1] == (total, total)
 
     third, second, first = (tmp_path / f"train-{number}.arrow" for number in (2, 1, 0))
-    content = bytearray(third.read_bytes())
-    content[content.index((folder / "pictures/train/b/002.jpg").read_bytes()) + 300] ^= 0x10
-    third.write_bytes(content)
-    with pytest.raises(UserError, match=r"1 of 6 shards .*train-2\.arrow has another checksum"):
-        verify_checksums(tmp_path, written)
-    dataset = Dataset(tmp_path, "train")
-    with pytest.raises(CorruptRecordError, match=r"train-2\.arrow.* row 1 .*'train/b/002\.jpg'.*checksum differs"):
-        dataset.decode_into(17, blank())
-    dataset.decode_into(16, blank())
-
+    flip(third)
     first.unlink()
     second.write_bytes(second.read_bytes() + b"x")
     with pytest.raises(UserError, match=r"^3 of 6 shards") as caught:

@@ -35,10 +35,8 @@ def test_fitting_jpeg_is_stored_byte_for_byte(mode: str, progressive: bool) -> N
     "data",
     [
         *(encode(picture(*size)) for size in ((48, 64), (20, 30), (33, 32), (1, 1), (400, 300))),
-        *(encode(picture(40, 40), kind) for kind in ("PNG", "WEBP", "TIFF", "BMP", "PPM")),
+        encode(picture(), "PNG"),
         encode(picture().convert("CMYK")),
-        encode(picture(40, 40).convert("RGBA"), "PNG"),
-        encode(picture(40, 40).convert("P"), "GIF"),
     ],
 )
 def test_anything_else_becomes_a_full_colour_jpeg_of_the_size(data: bytes) -> None:
@@ -127,22 +125,18 @@ def test_every_cut_of_a_fitting_jpeg_is_found() -> None:
             to_stored_jpeg(FITTING[:length], SIZE)
 
 
-@pytest.mark.parametrize("whole", [FITTING, LARGER])
 @pytest.mark.parametrize("ending", [b"", b"\xff\xd9"])
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
-def test_truncated_jpeg_has_a_short_reason(whole: bytes, ending: bytes, kept: float) -> None:
-    with pytest.raises(BadImage, match=r"damaged JPEG|cannot be decoded") as caught:
-        to_stored_jpeg(whole[: int(len(whole) * kept)] + ending, SIZE)
-    assert 10 < len(caught.value.reason) < 160
+def test_truncated_jpeg_has_a_short_reason(ending: bytes) -> None:
+    for kept in (0.3, 0.9):
+        with pytest.raises(BadImage, match=r"damaged JPEG|cannot be decoded") as caught:
+            to_stored_jpeg(LARGER[: int(len(LARGER) * kept)] + ending, SIZE)
+        assert 10 < len(caught.value.reason) < 160
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "empty"),
-        (b"garbage" * 100, "no known picture format"),
         (b"\xff\xd8\xff\xe0garbage", "cannot be decoded"),
-        (encode(picture(90, 90), "PNG")[:200], "cannot be decoded"),
         (encode(Image.new("F", (SIZE, SIZE)), "TIFF"), "floating-point"),
         (encode(picture(), "EPS"), "no known picture format"),  # one that starts other programs
     ],
@@ -173,23 +167,17 @@ def test_metadata_that_outweigh_the_picture_are_not_stored() -> None:
     assert to_stored_jpeg(FITTING + b"a little", SIZE).jpeg == FITTING + b"a little"
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_decompression_bombs_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encode(picture(60, 60), kind)
-    to_stored_jpeg(data, SIZE)
-    for most in (60 * 60 - 1, 60 * 60 // 3):  # Pillow itself raises from twice its limit on
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
-        with pytest.raises(BadImage, match="decompression bombs"):
-            to_stored_jpeg(data, SIZE)
-
-
-@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
-def test_formats_that_take_much_memory_have_a_lower_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_what_would_take_too_much_memory_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind not in Image.registered_extensions().values():
         pytest.skip(f"this Pillow was built without {kind}")
     data = encode(picture(60, 60), kind)
     to_square(data, SIZE)
-    monkeypatch.setattr(images, "MOST_COPIED_PIXELS", 60 * 60 - 1)
-    with pytest.raises(BadImage, match=f"60x60 pixels of {kind} take too much memory"):
-        to_square(data, SIZE)
-    to_square(encode(picture(60, 60), "PNG"), SIZE)
+    if kind in ("WEBP", "AVIF"):  # which are decoded as a whole
+        monkeypatch.setattr(images, "MOST_COPIED_PIXELS", 60 * 60 - 1)
+        with pytest.raises(BadImage, match=f"60x60 pixels of {kind} take too much memory"):
+            to_square(data, SIZE)
+    for most in (60 * 60 - 1, 60 * 60 // 3):  # Pillow itself raises from twice its limit on
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        with pytest.raises(BadImage, match="decompression bombs"):
+            to_square(data, SIZE)

@@ -14,7 +14,6 @@ import simplejpeg
 from PIL import Image
 
 from tests.data.pictures import encode, jpeg
-from workers.data.images import to_square
 from workers.data.ingest import make_shard
 from workers.data.shards import Shard
 from workers.data.sources import FolderSource
@@ -136,21 +135,6 @@ def test_every_oddity_becomes_what_pillow_makes_of_it(odd: FolderSource, tmp_pat
         allowed = 2 if raw else 8
         furthest = np.abs(pixels.astype(int) - pillow(make())).max()
         assert furthest <= allowed, f"{name}: {furthest} levels"
-
-
-def test_transparent_pixels_keep_the_colour_beneath() -> None:
-    """All of this picture is transparent; a white or black ground would say so to the network."""
-    assert np.array_equal(to_square(WHOLE["hidden colours"](), SIZE), np.asarray(photo()))
-
-
-def test_orientation_is_passed_on(odd: FolderSource, tmp_path: Path) -> None:
-    (chunk,) = odd.chunks("train", 1000)
-    for applied in (False, True):
-        make_shard(odd, chunk, tmp_path, "x.arrow", SIZE, 95, encoding="raw", apply_orientation=applied)
-        shard = Shard(tmp_path / "x.arrow")
-        (row,) = (row for row in range(len(shard)) if "turned" in shard.key(row))
-        expected = np.rot90(pillow(WHOLE["turned"]()), -1) if applied else pillow(WHOLE["turned"]())
-        assert np.array_equal(shard.image(row).reshape(SIZE, SIZE, 3), expected)
 
 
 def test_flipped_bytes_never_lead_to_a_record_that_does_not_decode(tmp_path: Path) -> None:

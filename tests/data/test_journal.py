@@ -10,6 +10,7 @@ import pytest
 
 from cluster.ingest import _finish
 from configs.errors import UserError
+from tests.cluster.runs import flip
 from tests.data.pictures import draw_folders
 from tests.disk import every_failure
 from workers.data import journal
@@ -80,9 +81,7 @@ def times(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
-def test_finished_shards_are_recalled_and_others_made(
-    folders: FolderSource, tmp_path: Path, wanted: dict[str, bytes]
-) -> None:
+def test_finished_shards_are_recalled(folders: FolderSource, tmp_path: Path, wanted: dict[str, bytes]) -> None:
     out = tmp_path / "out"
     begun(folders, out)
     written = times(out)
@@ -102,12 +101,6 @@ def test_finished_shards_are_recalled_and_others_made(
     for name in ("train-00002-of-00003.arrow", "train-00000-of-00002.arrow.0123abcd.tmp", "notes.txt"):
         (out / name).write_bytes(b"x")
     assert finished(folders, out) == {**wanted, "notes.txt": b"x"}
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -131,20 +124,14 @@ def test_what_was_damaged_in_between_is_made_again(
     assert finished(folders, out) == wanted
 
 
-def test_an_image_that_changed_under_its_name_is_read_again(folders: FolderSource, tmp_path: Path) -> None:
-    begun(folders, tmp_path / "out")
-    image = tmp_path / "in/train/a/002.jpg"
-    image.write_bytes((tmp_path / "in/train/b/002.jpg").read_bytes())
-    assert finished(folders, tmp_path / "out") == finished(folders, tmp_path / "fresh")
-
-
-def test_bad_images_may_be_repaired_before_going_on(
-    folders: FolderSource, tmp_path: Path, wanted: dict[str, bytes]
+@pytest.mark.parametrize("bad", [False, True])
+def test_an_image_that_changed_or_was_repaired_is_read_again(
+    folders: FolderSource, tmp_path: Path, wanted: dict[str, bytes], bad: bool
 ) -> None:
     image = tmp_path / "in/train/a/002.jpg"
     whole = image.read_bytes()
-    image.write_bytes(whole[:200])
-    assert len(begun(folders, tmp_path / "out")[0].quarantined) == 1
+    image.write_bytes(whole[:200] if bad else (tmp_path / "in/train/b/002.jpg").read_bytes())
+    assert len(begun(folders, tmp_path / "out")[0].quarantined) == bad
     image.write_bytes(whole)
     assert finished(folders, tmp_path / "out") == wanted
 

@@ -63,14 +63,6 @@ def test_fingerprint_changes_with_what_training_depends_on_and_with_nothing_else
     assert same.fingerprint == base.fingerprint
 
 
-def test_no_data_set_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no data set at .*no such folder.*python -m cluster\.prepare"):
-        Manifest.load(tmp_path / "nowhere")
-    (tmp_path / "train-00000-of-00002.arrow").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no data set at .*never finished.*python -m cluster\.prepare"):
-        Manifest.load(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

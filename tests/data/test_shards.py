@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pyarrow import ipc
 
-from workers.data import shards
 from workers.data.shards import ROWS_PER_BATCH, CorruptShardError, Record, Shard, write_shard
 
 
@@ -65,31 +63,6 @@ def test_a_shard_appears_only_when_it_is_whole(path: Path) -> None:
     with pytest.raises(ValueError, match="no rows"):
         write_shard(path, [])
     assert not list(path.parent.iterdir())
-
-
-def test_writing_a_shard_anew_does_not_touch_one_that_is_open(path: Path) -> None:
-    """A mapped file that is overwritten in place changes, or kills its readers; a replaced one does not."""
-    write_shard(path, records(5))
-    before = Shard(path)
-    write_shard(path, records(2, start=50))
-    assert [before.image(row).tobytes() for row in range(5)] == [row.image for row in records(5)]
-    assert len(Shard(path)) == 2
-
-
-def test_same_rows_give_the_same_file(path: Path) -> None:
-    first, again, other = (write_shard(path, records(600, start)).sha256 for start in (0, 0, 1))
-    assert first == again != other
-
-
-def test_a_record_batch_holds_few_large_images(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of its images are in memory at once when it is written."""
-    rows = [Record(key=str(index), label=0, image=bytes([index]) * 1000) for index in range(7)]
-    monkeypatch.setattr(shards, "BYTES_PER_BATCH", 2500)
-    write_shard(path, rows)
-    with ipc.open_file(str(path)) as file:
-        assert [file.get_batch(index).num_rows for index in range(file.num_record_batches)] == [3, 3, 1]
-    shard = Shard(path)
-    assert [shard.image(row).tobytes() for row in range(len(shard))] == [row.image for row in rows]
 
 
 def test_every_flipped_byte_of_an_image_is_found_and_none_anywhere_reads_outside_the_file(path: Path) -> None:

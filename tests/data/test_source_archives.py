@@ -161,10 +161,6 @@ def test_strange_members_of_imagenette_are_left_out(tmp_path: Path) -> None:
         "left out 1 files without an image's suffix",
         "left out 1 members that are no regular files",
     )
-    path.write_bytes(path.read_bytes()[:-20])
-    for attempt in (lambda: ImagenetteSource(path), lambda: read_all(source, "validation")):
-        with pytest.raises(UserError, match="not a whole tar archive"):
-            attempt()
 
 
 def test_checksum_is_checked_behind_long_padding_too(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import gzip
 import io
 import os
-import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +25,6 @@ def listed(files: Ilsvrc, **changes: Any) -> ImageNetSource:
 @pytest.fixture
 def files(tmp_path: Path) -> Ilsvrc:
     return ilsvrc(tmp_path)
-
-
-@pytest.fixture
-def few(tmp_path: Path) -> Ilsvrc:
-    """With one image a class."""
-    return ilsvrc(tmp_path, per_class=1)
 
 
 @pytest.mark.parametrize("contest", ["ILSVRC2012", "ILSVRC2010"])
@@ -69,13 +62,13 @@ def test_kit_as_a_folder(files: Ilsvrc, tmp_path: Path) -> None:
         assert read(listed(files, devkit=tmp_path / folder), "validation") == files.images["validation"]
 
 
-def test_more_classes_than_threads_and_either_way_of_listing(few: Ilsvrc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_classes_than_threads_and_either_way_of_listing(files: Ilsvrc, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "THREADS", 2)
-    assert read(listed(few), "train") == few.images["train"]
+    assert read(listed(files), "train") == files.images["train"]
     clock = iter([0.0, 1.0, 1.0, 100.0])  # threads are much slower
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(module.ThreadPoolExecutor, "map", _map_of_at_most(2, module.ThreadPoolExecutor.map))
-    assert read(listed(few), "train") == few.images["train"]
+    assert read(listed(files), "train") == files.images["train"]
 
 
 def _map_of_at_most(count: int, real: Callable[..., object]) -> Callable[..., object]:
@@ -121,7 +114,8 @@ def test_strange_members_do_no_harm(files: Ilsvrc, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_control_characters_do_not_get_into_keys(few: Ilsvrc) -> None:
+def test_control_characters_do_not_get_into_keys(tmp_path: Path) -> None:
+    few = ilsvrc(tmp_path, per_class=1)
     inner = tar([("n02100735_\x1b[31m\n.JPEG", jpeg(1))])
     repack(few.train, ("n02100735.tar", inner), without="n02100735.tar")
     assert "n02100735/n02100735_?[31m?.JPEG" in read(listed(few), "train")
@@ -207,7 +201,6 @@ TRUTH = "ILSVRC2012_validation_ground_truth__txt"
     [
         (lambda f: f.train.unlink(), r"train\.tar cannot be read: No such file"),
         (lambda f: cut(f.train, 0), r"train\.tar is not a whole tar archive"),
-        (lambda f: cut(f.train, 100), r"train\.tar is not a whole tar archive"),
         (lambda f: cut(f.train, f.train.stat().st_size // 2), r"train\.tar is not a whole tar archive: .*past the end"),
         # Right after a member: nothing is torn, but the mark of the end is missing.
         (lambda f: cut(f.train, header(f.train, "n02110185.tar")), r"not a whole tar archive: no header, and not the"),
@@ -216,7 +209,6 @@ TRUTH = "ILSVRC2012_validation_ground_truth__txt"
             r"train\.tar is not a whole tar archive: no header, and not the end, at byte",
         ),
         (flip_inner_header, r"train\.tar: n02110185\.tar is not a whole tar archive: no header, and not the end"),
-        (lambda f: f.train.write_bytes(jpeg(1) * 9), r"train\.tar is not a whole tar archive"),
         (lambda f: f.train.write_bytes(gzip.compress(f.train.read_bytes())), r"train\.tar is not a whole tar archive"),
         (lambda f: f.train.write_bytes(f.validation.read_bytes()), r"holds no archives named n01440764\.tar"),
         (lambda f: repack(f.train, without="n02110185.tar"), r"1 of 6 classes are missing: n02110185\. Fetch"),
@@ -276,15 +268,3 @@ def test_header_that_claims_to_be_huge_takes_no_memory(files: Ilsvrc) -> None:
         file.truncate(61 * 2**30)
     with pytest.raises(UserError, match=r"not a whole tar archive: a header of 64424509\d+ bytes"):
         listed(files)
-
-
-def test_listing_and_chunks_are_small() -> None:
-    """What the driver holds for a million images."""
-    from workers.data.sources.items import Listing
-
-    count = 100_000
-    keys = [f"n{n // 1000:08d}/n{n // 1000:08d}_{n}.JPEG" for n in range(count)]
-    table = module.np.zeros((count, 4), module.np.int64)
-    chunks = list(Listing(keys=keys, table=table).chunks("train", 4096))
-    assert sum(len(chunk) for chunk in chunks) == count
-    assert len(pickle.dumps(chunks)) < 80 * count

@@ -39,17 +39,13 @@ def test_the_plan_says_what_it_guesses_from(plan: Plan) -> None:
     assert "exchange 1 %" in out
 
 
-@pytest.mark.parametrize("machine", built_in_machines())
-def test_every_machine_can_be_planned_for(machine: str, plan: Plan) -> None:
-    out, described = plan("--machine", machine), load_machine(machine)
-    assert described.name in out
-    assert ("from measured constants" in out) == described.measured
-    assert ("USD" in out) == (described.price_per_device_hour is not None)
-
-
-def test_devices_decide_the_mesh(plan: Plan) -> None:
+def test_every_machine_can_be_planned_for_and_devices_decide_the_mesh(plan: Plan) -> None:
+    for machine in built_in_machines():
+        out, described = plan("--machine", machine), load_machine(machine)
+        assert described.name in out
+        assert ("from measured constants" in out) == described.measured
+        assert ("USD" in out) == (described.price_per_device_hour is not None)
     assert "on 1 GPU:" in plan("--machine", "h100", "--devices", "1")
-    assert "on 2 GPUs:" in plan("--machine", "h100")
     assert "on 32 GPUs in 4 nodes" in plan("cluster.replicas=16", "--machine", "a100")
 
 
@@ -69,10 +65,6 @@ def test_a_sweep_is_a_table_and_a_picture(plan: Plan, tmp_path: Path) -> None:
     assert "not possible with 256, 512, 1,024: train.batch_size: 128" in shared
     assert [line.split()[0] for line in larger.splitlines()[2:]][-1] == "1,024"
     assert Image.open(picture).size[0] > 800
-    # Any setting can be swept.
-    out = plan("--machine", "h100", "--sweep", "cluster.data_workers=1,2,30")
-    rates = [int(line.split()[3].replace(",", "")) for line in out.splitlines()[2:5]]
-    assert rates[0] * 2 == pytest.approx(rates[1], abs=2) and rates[1] < rates[2]
 
 
 def test_ranges() -> None:
@@ -90,7 +82,6 @@ def test_ranges() -> None:
         (["--machine", "gtx580", "compute.precision=bf16"], "without gflops for bf16"),
         (["--machine", "h100", "--devices", "2", "cluster.device=cpu"], "cluster.device is cpu"),
         (["--plot", "x.png"], "--plot draws a sweep"),
-        (["--sweep", "replicas"], "a sweep looks like"),
         (["--sweep", "replicas=1,2", "--machine", "a100", "--plot", "/nowhere/x.png"], "cannot be written"),
         (["--machine", "cpu", "--calibrate", "x.yaml"], "give one of them"),
         (["--calibrate", "/nowhere/x.yaml"], "cannot be written"),
@@ -125,9 +116,7 @@ def test_calibration_describes_this_machine(tmp_path: Path) -> None:
 @pytest.mark.ci
 def test_a_calibration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "here.yaml"
-    for before in (None, "name: measured with care\n"):
-        if before is not None:
-            file.write_text(before)
-        with pytest.raises(RunFailed, match="measuring parts failed"):
-            calibrate(file, images=1, settings=("network.columns=0",), cores=1)
-        assert (file.read_text() if file.exists() else None) == before
+    file.write_text("name: measured with care\n")
+    with pytest.raises(RunFailed, match="measuring parts failed"):
+        calibrate(file, images=1, settings=("network.columns=0",), cores=1)
+    assert file.read_text() == "name: measured with care\n"

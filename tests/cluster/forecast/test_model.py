@@ -8,9 +8,8 @@ import pytest
 
 from cluster.benchmarks.layers import parts_of
 from cluster.forecast.command import IMAGENET, plan_on
-from cluster.forecast.model import Forecast, Speeds, _evaluations, averaging_seconds, forecast
+from cluster.forecast.model import Forecast, Speeds, averaging_seconds, forecast
 from cluster.forecast.work import of_process, update
-from cluster.plan import Plan
 from configs.loader import load
 from configs.machine import Efficiency, Link, Machine, load_machine
 from tests.cluster.test_plan import plan
@@ -24,7 +23,6 @@ PLAIN = Machine(
     data_images_per_second=1e9, watts_per_device=500, watts_per_node=1000, price_per_device_hour=2.0,
 )  # fmt: skip
 """10^12 operations a second, and everything else costs nothing."""
-SMALL = dataclasses.replace(IMAGENET, train_rows=12_811, validation_rows=500)
 FLOP_PER_IMAGE = 6 * 724_406_816 - 2 * 105_415_200
 
 
@@ -48,6 +46,11 @@ def test_arithmetic_alone() -> None:
     assert one.step_seconds == pytest.approx(128 * FLOP_PER_IMAGE / 1e12, rel=1e-6)
     assert two.step_seconds == pytest.approx(one.step_seconds / 2, rel=1e-6)
     assert (one.devices, two.devices) == (1, 2)
+    shared = at(PLAIN, "cluster.columns_per_gpu=2")
+    assert (shared.devices, shared.step_seconds) == (1, pytest.approx(one.step_seconds, rel=1e-6))
+    # Replicas that are missing leave their parts of the batch to the others.
+    missing = at(PLAIN, "cluster.replicas=2", "fault.elastic=true", devices=1)
+    assert missing.step_seconds == pytest.approx(4 * at(PLAIN, "cluster.replicas=2").step_seconds, rel=1e-6)
     assert at(PLAIN, "compute.precision=bf16").step_seconds == pytest.approx(two.step_seconds / 4, rel=1e-6)
     # The whole run, its energy and cost.
     assert two.run_seconds is not None
@@ -56,16 +59,6 @@ def test_arithmetic_alone() -> None:
     assert two.kilowatt_hours == pytest.approx(two.run_seconds / 3600 * 2.0)
     assert two.cost == pytest.approx(two.run_seconds / 3600 * 4.0)
     assert at(changed(price_per_device_hour=None)).cost is None
-
-
-@pytest.mark.parametrize(
-    "setting",
-    ["train.epochs=3", "train.epochs=3.5", "train.evaluate_every_epochs=1.7", "train.evaluate_every_epochs=null"],
-)
-def test_evaluations_are_those_of_the_program(setting: str) -> None:
-    program = plan_on(load("original.yaml", [setting]), PLAIN, SMALL)[0].program()
-    evaluated = sum(program.evaluates_after(step) for step in range(1, program.total_steps + 1))
-    assert _evaluations(program) == evaluated
 
 
 def test_exchange_and_averaging_hide_behind_the_computing_until_the_link_is_too_slow() -> None:
@@ -77,7 +70,6 @@ def test_exchange_and_averaging_hide_behind_the_computing_until_the_link_is_too_
     assert 3.1 - computing < slow.exchange_seconds < 3.11
     assert slow.step_seconds == pytest.approx(slow.compute_seconds + slow.exchange_seconds)
     # Four GPUs, 122 MB of gradients of each column, once around a ring of two replicas.
-    assert at(PLAIN).averaging_seconds == 0
     assert at(with_link(10), "cluster.replicas=2").averaging_seconds < 0.001
     slow = at(with_link(0.1), "cluster.replicas=2", "network.convs.conv3.sees=column")
     assert 1.22 - slow.compute_seconds < slow.averaging_seconds < 1.22
@@ -106,7 +98,6 @@ def test_data_workers_that_are_too_few_and_hosts_that_are_too_slow_are_the_bottl
     found = at(changed(data_images_per_second=50), "cluster.data_workers=2")
     assert found.images_per_second == pytest.approx(100)
     assert found.data_cpus == pytest.approx(at(PLAIN).images_per_second / 50)
-    assert found.data_wait_seconds == pytest.approx(1.28 - at(PLAIN).step_seconds)
     # Nor is a GPU faster than its host.
     fast = changed(gflops={"fp32": 1e9}, operation_microseconds=10)
     found, larger = at(fast), at(fast, "train.batch_size=1024")
@@ -115,39 +106,15 @@ def test_data_workers_that_are_too_few_and_hosts_that_are_too_slow_are_the_bottl
     assert larger.step_seconds == pytest.approx(found.step_seconds), "the same operations"
 
 
-def test_norms_that_are_not_compiled_take_longer() -> None:
-    cpu = load_machine("cpu")
-    fused, plain = at(cpu), at(cpu, "compute.fused=false")
-    assert 1.3 * fused.step_seconds < plain.step_seconds < 3 * fused.step_seconds
-    without = [at(cpu, f"compute.fused={fused}", name="no_normalisation.yaml") for fused in ("true", "false")]
-    assert without[1].step_seconds == pytest.approx(without[0].step_seconds, rel=0.03), "only the update"
-
-
-def test_processes_share_their_cores_and_take_over_the_parts_of_missing_ones() -> None:
+def test_processes_share_their_cores() -> None:
+    """Four processes on two cores do the same work, the update twice, and average their gradients on the way."""
     cpu = load_machine("cpu")
     columns, replicas = at(cpu), at(cpu, "cluster.replicas=2")
-    # Four processes on two cores do the same work, the update twice, and average their gradients on the way.
     assert columns.step_seconds < replicas.step_seconds < 1.5 * columns.step_seconds
-    four = at(cpu, devices=4)
-    assert four.step_seconds == pytest.approx(columns.step_seconds, rel=0.05), "two processes of one thread use two"
     wide = at(cpu, "cluster.cpus_per_column=2", devices=4)
     assert wide.compute_seconds == pytest.approx(columns.compute_seconds / 2)
-    # Missing replicas leave several parts to the others.
-    whole = at(PLAIN, "cluster.replicas=2")
-    fewer = at(PLAIN, "cluster.replicas=2", "fault.elastic=true", devices=1)
-    assert fewer.devices == 1
-    assert fewer.step_seconds == pytest.approx(4 * whole.step_seconds, rel=1e-6)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-@pytest.mark.parametrize("name", ["a100", "h100", "h200"])
-def test_more_replicas_never_train_more_images_each(name: str, precision: str) -> None:
-    rates = []
-    for replicas in (1, 2, 4, 8, 64, 1024):
-        settings = (f"compute.precision={precision}", f"cluster.replicas={replicas}", "cluster.data_workers=64")
-        found = at(load_machine(name), *settings, f"train.batch_size={128 * replicas}")
-        rates.append(found.images_per_second / replicas)
-    assert rates == sorted(rates, reverse=True) and rates[-1] < rates[0]
+    # Norms that are not compiled take longer.
+    assert 1.3 * columns.step_seconds < at(cpu, "compute.fused=false").step_seconds < 3 * columns.step_seconds
 
 
 def test_the_papers_gpus_take_the_papers_time() -> None:
@@ -160,17 +127,14 @@ def test_the_papers_gpus_take_the_papers_time() -> None:
 IMAGES = 2
 
 
-def together(made: Plan) -> Plan:
-    """All columns in one process, on CPUs."""
-    mesh = dataclasses.replace(made.mesh, processes_per_replica=1, columns_per_process=made.config.network.columns)
-    return dataclasses.replace(made, mesh=mesh)
-
-
 @pytest.mark.ci
-@pytest.mark.parametrize("name", ["original.yaml", "paper.yaml", "tiny_imagenet.yaml", "tanh.yaml", "no_conv5.yaml"])
+@pytest.mark.parametrize("name", ["original.yaml", "tiny_imagenet.yaml", "tanh.yaml"])
 def test_operations_and_bytes_are_those_of_the_network(name: str) -> None:
     # Units cost time here and change nothing: a quarter of them will do.
-    made = together(plan("network.denses.fc6.units=512", "network.denses.fc7.units=512", config=name))
+    made = plan("network.denses.fc6.units=512", "network.denses.fc7.units=512", config=name)
+    # All columns in one process, on CPUs.
+    mesh = dataclasses.replace(made.mesh, processes_per_replica=1, columns_per_process=made.config.network.columns)
+    made = dataclasses.replace(made, mesh=mesh)
     measured, bytes_measured = Counter[str](), Counter[str]()
     for about, _ in parts_of(made.config.network, IMAGES, "cpu"):
         measured[about["kind"]] += about["flop"]
@@ -182,21 +146,3 @@ def test_operations_and_bytes_are_those_of_the_network(name: str) -> None:
             bytes_counted[part.kind] += int(part.forward_bytes + part.backward_bytes)
     assert counted == measured
     assert bytes_counted == bytes_measured
-
-
-def test_two_columns_share_the_work_and_send_what_the_plan_says() -> None:
-    apart, whole = plan(), together(plan())
-    halves, all_of_it = of_process(apart, 128), of_process(whole, 128)
-    for half, part in zip(halves, all_of_it, strict=True):
-        assert half.forward_flop * 2 == part.forward_flop
-        assert half.backward_flop * 2 == part.backward_flop
-        assert part.sent_bytes == 0
-    assert 2 * sum(part.sent_bytes for part in halves) == apart.exchanged_bytes == 31_064_064
-    assert sum(part.parameters for part in halves) == apart.column_parameters(0)
-
-
-def test_columns_that_share_a_gpu_are_as_quick_as_one_process_on_it() -> None:
-    one, shared = at(PLAIN, devices=1), at(PLAIN, "cluster.columns_per_gpu=2")
-    assert (shared.devices, shared.nodes) == (1, 1)
-    assert shared.step_seconds == pytest.approx(one.step_seconds, rel=1e-6)
-    assert at(changed(devices_per_node=2), "cluster.columns_per_gpu=2", "cluster.replicas=4").nodes == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.reproduce.ablation_table import compare, compare_overfitting, ensemble, tell_and_write
+from cluster.reproduce.ablation_table import compare, compare_overfitting, tell_and_write
 from cluster.reproduce.comparison import pooled, spread, verdict
 from cluster.reproduce.search import best_rate, epochs_to, error_at_end, next_rate, smoothed
 
@@ -77,19 +77,7 @@ def test_differences_are_to_the_full_network_in_points() -> None:
     assert [cells[name].verdict for name in FOUND] == verdicts
 
 
-def test_ensemble_beside_its_members() -> None:
-    numbers = ensemble(FOUND)
-    assert numbers is not None
-    assert numbers["top1_error_10_ensemble"] == pytest.approx(38.0)
-    assert numbers["top1_error_10_members"] == pytest.approx(41.0)
-    assert numbers["top5_error_1_ensemble"] == pytest.approx(20.0)
-    assert ensemble({"all": evaluation_of(0.4)}) is None
-    assert ensemble({"tanh": FOUND["tanh"]}) is None
-
-
-def test_table_json_and_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     tell_and_write(tmp_path, FOUND, OVERFITTING)
     printed = capsys.readouterr().out
@@ -98,6 +86,10 @@ def test_table_json_and_picture(
     assert content["seeds"] == {"all": 3, "no_crops": 2, "no_colour_noise": 2, "tanh": 2, "one_gpu": 2}
     assert content["networks"]["no_crops"]["overfitting"]["mean"] == pytest.approx(7.5)
     assert content["networks"]["tanh"]["top1_error_views10"]["difference"] == pytest.approx(-10.5)
+    ensemble = content["ensemble"]
+    assert ensemble["top1_error_10_ensemble"] == pytest.approx(38.0)
+    assert ensemble["top1_error_10_members"] == pytest.approx(41.0)
+    assert ensemble["top5_error_1_ensemble"] == pytest.approx(20.0)
     assert (tmp_path / "ablations.png").read_bytes().startswith(b"\x89PNG")
 
 
