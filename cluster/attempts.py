@@ -88,7 +88,6 @@ class Attempts:
             step = self._recovered(outcome if isinstance(outcome, Failure) else None)
             self._revive()
             self.number += 1
-            self.console.restarted()
             self.reporting.restarted(outcome.kind if isinstance(outcome, Failure) else outcome.why, step)
             plan = self._shape(first=False)
 
@@ -149,7 +148,8 @@ class Attempts:
     def _watch(self, group: WorkerGroup) -> Outcome:
         console = self.console
         start = self.run.to_go_on_from(self.number, lambda text: self.reporting.note(f"note: {text}"))
-        self.reporting.began(self.number, start.step if start else 0, group.plan.mesh.replicas)
+        step, untold = (start.step, start.state.get("reports", ())) if start else (0, ())  # older ones have none
+        self.reporting.began(self.number, step, group.plan.mesh.replicas, untold)
         if start:
             console.message(f"continuing from {start.folder}")
         self.reporting.placed(group.about)

@@ -117,8 +117,9 @@ class RayMetrics:
         elif kind == "evaluation":
             for name, key in EVALUATION.items():
                 self._set(name, report[key])
-        elif kind == "restart":
+        elif kind == "attempt":
             self._step = report["step"]
+        elif kind == "restart":
             self._add("alexnet_restarts", 1, {"cause": report["cause"]})
         if kind in ("evaluation", "checkpoint"):
             self._add("alexnet_spent_seconds", held_seconds(report), {**self._places[0], "what": kind})

@@ -12,6 +12,7 @@ from cluster.metrics import RayMetrics
 from cluster.plan import Plan
 from cluster.provenance import note_actors
 from cluster.run_folder import RunFolder
+from cluster.run_state import read_log
 from cluster.sinks import JsonLines, MakeSink, Sink, Sinks, make_sinks
 from cluster.tensorboard import TensorBoard
 from cluster.totals import Totals
@@ -55,7 +56,7 @@ class Reporting:
         self.feeds: list[dict[str, Any]] = []
         """The feeds' counters, which the supervisor keeps up to date."""
         at_once: dict[str, Sink] = {"the log": JsonLines(run.log, self.note)}
-        behind: dict[str, Sink] = {"TensorBoard's file": TensorBoard(run.events, self._ranks)}
+        behind: dict[str, Sink] = {"TensorBoard's file": TensorBoard(run.events, self._ranks, read_log(run.log))}
         behind |= make_sinks(sinks, run.path, to_dict(plan.config))
         at_once["Ray's metrics"] = RayMetrics(plan.config.name, plan.mesh)
         self._sinks = Sinks(at_once, behind, self.note)
@@ -110,8 +111,16 @@ class Reporting:
         """Take a line that people should read once."""
         self._console.note(text)
 
-    def began(self, number: int, step: int, replicas: int) -> None:
-        """An attempt at the run begins after `step`."""
+    def began(self, number: int, step: int, replicas: int, untold: Sequence[dict[str, Any]] = ()) -> None:
+        """An attempt at the run begins after `step`.
+
+        untold: the reports in its checkpoint, which a driver, or the column that made them, may have taken along as it died.
+        """
+        logged = {_identity(report) for report in read_log(self._run.log)} if untold else set()
+        for report in untold:
+            if _identity(report) not in logged:
+                self.report(report)
+        self._console.restarted()
         self._step = step
         self._give({"kind": "attempt", "number": number, "step": step, "replicas": replicas})
 
@@ -146,6 +155,11 @@ class Reporting:
         for line in lines:
             self.note(f"note: {line}")
             self._sinks.report({"kind": "verdict", "step": self._step, "text": line, "time": time.time()})
+
+
+def _identity(report: dict[str, Any]) -> tuple[Any, ...]:
+    """`seconds` since its column's start, to the last bit, tells a report from one of another attempt, or of the same step."""
+    return report["kind"], report.get("step"), report.get("seconds")
 
 
 def _setting(plan: Plan) -> Setting:

@@ -9,6 +9,7 @@ In this order, the first that applies:
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -137,6 +138,21 @@ def _judge(run: RunState, longest_gap: float, now: float) -> tuple[State, str]:
 def read_log(log: Path) -> list[dict[str, Any]]:
     """All reports that can be read."""
     return [report for report in json_lines.read(log) if "kind" in report]
+
+
+def that_count(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a log's reports, those of training and evaluations, by step, each step once.
+
+    What came after the checkpoint from which the next attempt began, that attempt reports anew, maybe at other steps.
+    """
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for report in reports:
+        kind, step = report["kind"], report.get("step", 0)
+        if kind in ("start", "restart", "attempt"):
+            found = {key: one for key, one in found.items() if key[1] <= step}
+        elif kind in ("train", "evaluation"):
+            found[kind, step] = report
+    return sorted(found.values(), key=lambda report: int(report["step"]))
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

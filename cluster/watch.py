@@ -22,7 +22,7 @@ LOSS_REPORTS = 4 * MOST_STEPS_AT_CHANCE
 
 
 class Watch:
-    """Keeps the reports since the last start or restart that judgements need, and what has been said.
+    """Keeps the reports of the attempt at hand that judgements need, and what has been said.
 
     `hear` and `look` return the lines to be said now; in a healthy run there are none.
     """
@@ -38,14 +38,13 @@ class Watch:
     def hear(self, report: dict[str, Any]) -> list[str]:
         """Call with each report, in order."""
         lines = self._settle("progress", None, patience=1)
-        if report["kind"] in ("start", "restart"):
+        if report["kind"] in ("start", "restart", "attempt"):
             self._train.clear()
             self._losses.clear()
             self._all.clear()
             # Too few reports to say it again do not mean that it is over.
             self._said.clear()
             self._absent.clear()
-            return lines
         self._all.append(report)
         if report["kind"] != "train":
             return lines

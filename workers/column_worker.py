@@ -41,6 +41,9 @@ from workers.profiling import Profiling, Trace
 from workers.program import Program
 from workers.progress import Progress, ProgressTeller
 
+MOST_UNTOLD = 1000
+"""Reports in a checkpoint, of about 1 kB each, if the driver stands still; else those of a second or two."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -167,6 +170,10 @@ class ColumnWorker:
             self._reports_gone = reports_seen
         return Status(self._progress.read(), list(self._reports), messages, counts)
 
+    def untold(self) -> list[dict[str, Any]]:
+        """The newest of the reports that the driver may not have."""
+        return self._reports[-MOST_UNTOLD:]
+
     def collectives(self) -> str:
         """What this process's process groups did last (torch's flight recorders), as JSON: {"gloo": ..., "nccl": ...}."""
         return flight_records(self.mesh.device)
@@ -244,6 +251,7 @@ class ColumnWorker:
                 "init_from": init_record,
             },
             report=self._report,
+            untold=self.untold,
             asked_to_stop=self._stop.is_set,
             progress=self._progress,
             on_first_step=self._be_less_patient,

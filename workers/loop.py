@@ -47,6 +47,8 @@ class Loop:
     facts: dict[str, Any]
     """What a checkpoint records of the run beside its weights, such as the data set's fingerprint."""
     report: Callable[[dict[str, Any]], None]
+    untold: Callable[[], list[dict[str, Any]]]
+    """The reports that the driver may not have: with them in the checkpoint, they outlive both."""
     asked_to_stop: Callable[[], bool]
     progress: ProgressTeller = field(default_factory=ProgressTeller)
     on_first_step: Callable[[], None] = lambda: None
@@ -243,6 +245,7 @@ class Loop:
             "samples": self.steps_done * self.config.train.batch_size,
             "schedule": self.schedule.state(),
             "errors": self._errors,
+            "reports": self.untold(),
         }
         self._training.stop()
         self.progress.begin(f"saving step {self.steps_done}", "saving")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cluster.evaluations import read as read_evaluations
 from cluster.network import find_run
-from cluster.run_state import STOCK, RunState, read_log, read_run
+from cluster.run_state import STOCK, RunState, read_log, read_run, that_count
 from cluster.totals import Totals
 from configs.errors import UserError
 from configs.loader import load, to_dict
@@ -136,10 +136,10 @@ def _read(given: Path, label: str) -> RunRecord:
     path = find_run(given)[0]
     config = load(path / "config.yaml")
     totals = Totals()
-    train: list[dict[str, Any]] = []
-    tested: list[dict[str, Any]] = []
     wall, begun, last, stock = 0.0, 0.0, 0.0, False
-    for report in read_log(path / "log.jsonl"):
+    logged = read_log(path / "log.jsonl")
+    counting = that_count(logged)
+    for report in logged:
         kind, now = report["kind"], float(report.get("time", 0.0))
         stock = stock or report.get("ranks") == [STOCK]
         if kind == "start":
@@ -149,11 +149,6 @@ def _read(given: Path, label: str) -> RunRecord:
             # Older versions, of the stock run too, did not say what time went on.
             with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
                 totals.add(report)
-        if kind in ("train", "evaluation"):
-            into = train if kind == "train" else tested
-            while into and into[-1]["step"] >= report["step"]:
-                into.pop()
-            into.append(report)
     try:
         facts = DataFacts.load(path)
     except UserError:
@@ -166,8 +161,8 @@ def _read(given: Path, label: str) -> RunRecord:
         stock=stock,
         settings=to_dict(config),
         state=read_run(path),
-        train=train,
-        tested=tested,
+        train=[report for report in counting if report["kind"] == "train"],
+        tested=[report for report in counting if report["kind"] == "evaluation"],
         kept=read_evaluations(path),
         totals=totals,
         wall_seconds=wall + last - begun,

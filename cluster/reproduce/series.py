@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cluster.console import RunConsole, clock
 from cluster.failures import RunFailed
 from cluster.run_folder import RunFolder
-from cluster.run_state import read_log, read_run
+from cluster.run_state import read_log, read_run, that_count
 from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
 from configs.loader import load
@@ -45,9 +45,8 @@ class Wanted:
 
 
 def train_reports(folder: Path) -> Reports:
-    """A run's reports of training, in order, each step once: what was done again after a fault counts as it was then."""
-    by_step = {report["step"]: report for report in read_log(folder / "log.jsonl") if report.get("kind") == "train"}
-    return [by_step[step] for step in sorted(by_step)]
+    """A run's reports of training that count, by step."""
+    return [report for report in that_count(read_log(folder / "log.jsonl")) if report["kind"] == "train"]
 
 
 def ended(folder: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from configs.schema import Config
+from tests.cluster.reports import train as report_of
 from workers.mesh import Mesh
 from workers.progress import ProgressTeller
 
@@ -30,6 +31,7 @@ class PlayedColumn:
         self._reports: list[dict[str, Any]] = []
         self._progress = ProgressTeller()
         self._asked_to_stop, self._stopped = threading.Event(), False
+        self._taken, self._withheld = 0, False
 
     def about(self) -> dict[str, Any]:
         node = ray.get_runtime_context().get_node_id()
@@ -43,7 +45,8 @@ class PlayedColumn:
     def open_feed(self, *arguments: Any) -> None: ...
 
     def status(self, reports_seen: int, messages_seen: int) -> Any:
-        reports = self._reports[reports_seen:]
+        self._taken = reports_seen
+        reports = [] if self._withheld else self._reports[reports_seen:]
         return SimpleNamespace(progress=self._progress.read(), reports=reports, messages=[], feed_counts={})
 
     def stop(self) -> None:
@@ -68,10 +71,20 @@ class PlayedColumn:
                 "version": 1,
                 "shapes": {},
                 "files": [],
+                "reports": self._reports,
             }
             (folder / "state.json").write_text(json.dumps(state))
             seconds = dict.fromkeys(("seconds", "stopped_seconds", "waited_seconds", "commit_seconds"), 0.0)
             self._reports.append({"kind": "checkpoint", "step": step, "folder": str(folder), **seconds})
+
+    def train_step(self, step: int) -> None:
+        self._reports.append({**report_of(step), "seconds": time.monotonic()})
+
+    def wait_until_taken(self) -> None:
+        """All that was reported until now; later reports are not handed over any more."""
+        while self._rank == 0 and self._taken < len(self._reports):
+            self.work(0.05)
+        self._withheld = True
 
     def die(self, rank: int) -> None:
         if self._rank == rank:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.run_state import read_run
+from cluster.run_state import read_run, that_count
 from cluster.runs import main
 from configs.errors import UserError
 from tests.cluster.reports import end, evaluation, saved, start, train
@@ -81,6 +81,15 @@ def test_a_run_of_an_older_version_is_complete_by_its_result(tmp_path: Path) -> 
     for step, state in ((20, "complete"), (10, "failed")):  # and then it was made longer, and killed
         (path / "result.json").write_text(f'{{"step": {step}}}')
         assert read_run(path).state == state
+
+
+def test_what_counts_is_what_the_attempt_reported_that_went_on(tmp_path: Path) -> None:
+    """The second one began at step 40, reports every 20 steps instead of every 10, and tells what the first had not told."""
+    first = [*(train(step, loss=1.0) for step in (10, 20, 30)), evaluation(30), train(50, loss=1.0)]
+    late, attempt = [train(40, loss=1.0), evaluation(40)], {"kind": "attempt", "number": 2, "step": 40, "time": 1.0}
+    second = [evaluation(40), train(60, loss=2.0), train(80, loss=2.0)]
+    reports = [start(), *first, start(40), *late, attempt, *second, end("finished", 80)]
+    assert that_count(reports) == [*first[:4], *late[:1], *second]
 
 
 def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from configs.loader import load
 from workers import meters
 from workers.batches import Batches
-from workers.column_worker import ColumnWorker
+from workers.column_worker import MOST_UNTOLD, ColumnWorker
 from workers.groups import use_interface
 from workers.mesh import Mesh
 from workers.meters import Cpu, Exchanged, Meter
@@ -240,5 +240,10 @@ def test_reports_are_kept_until_the_driver_has_them() -> None:
     assert len(worker._reports) == 1, "a run of days does not keep them all"
     assert told(2) == [5], "a call that was given up comes after a later one"
     worker._report({"kind": "train", "step": 6})
-    assert told(6) == [6]
-    assert told(7) == []
+    assert [report["step"] for report in worker.untold()] == [5, 6], "a checkpoint that is made now holds them"
+    assert told(6) == [6] and [report["step"] for report in worker.untold()] == [6]
+    assert told(7) == [] == worker.untold()
+    for step in range(7, 7 + 2 * MOST_UNTOLD):
+        worker._report({"kind": "train", "step": step})
+    kept = worker.untold()
+    assert (len(kept), kept[-1]["step"]) == (MOST_UNTOLD, 6 + 2 * MOST_UNTOLD), "a driver that stands still for hours"
