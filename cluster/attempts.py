@@ -29,6 +29,7 @@ from cluster.signals import Interrupted, StopSignals
 from cluster.supervisor import Supervisor
 from cluster.traces import with_traces
 from configs.errors import UnreachableError
+from workers.reports import Report, from_json
 
 SEEING_SECONDS = 30.0
 """How long the end of a run waits for what is still being written down of a failure."""
@@ -148,7 +149,8 @@ class Attempts:
     def _watch(self, group: WorkerGroup) -> Outcome:
         console = self.console
         start = self.run.to_go_on_from(self.number, lambda text: self.reporting.note(f"note: {text}"))
-        step, untold = (start.step, start.state.get("reports", ())) if start else (0, ())  # older ones have none
+        step, state = (start.step, start.state) if start else (0, {})
+        untold = from_json(state.get("reports", ()))  # older checkpoints have none
         self.reporting.began(self.number, step, group.plan.mesh.replicas, untold)
         if start:
             console.message(f"continuing from {start.folder}")
@@ -159,7 +161,7 @@ class Attempts:
             console.message(f"{name}: pid {pid}")
         self.signals.gentle = True
 
-        def heard(report: dict[str, Any]) -> None:
+        def heard(report: Report) -> None:
             self.reporting.report(with_traces(report, group, self.run.path, self.reporting.note))
 
         supervisor = Supervisor(group, self.signals, heard, self.reporting.note, self._room_for_more(group.plan))

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +21,7 @@ from cluster.verdicts import Setting
 from cluster.watch import Watch
 from configs.errors import UserError
 from configs.loader import to_dict
+from workers import reports
 
 LOOK_SECONDS = 5.0
 """How often it is looked whether a run has come to a halt."""
@@ -64,15 +66,14 @@ class Reporting:
     def __enter__(self) -> "Reporting":
         config = self._plan.config
         self._give(
-            {
-                "kind": "start",
-                "step": self._step,
-                "whole_steps": self._plan.program().total_steps,
-                "batch_size": config.train.batch_size,
-                "classes": config.network.classes,
-                "ranks": self._ranks,
-                "changed": self._changed,
-            }
+            reports.StartReport(
+                step=self._step,
+                whole_steps=self._plan.program().total_steps,
+                batch_size=config.train.batch_size,
+                classes=config.network.classes,
+                ranks=self._ranks,
+                changed=self._changed,
+            )
         )
         self._looking.start()
         return self
@@ -82,7 +83,7 @@ class Reporting:
     ) -> None:
         if error is not None:
             told = isinstance(error, RunFailed | UserError)
-            ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            ended: reports.Ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             why = (
                 str(error) if told else "stopped at once" if ended == "stopped" else f"{type(error).__name__}: {error}"
             )
@@ -97,13 +98,13 @@ class Reporting:
         except OSError as error:
             self.note(f"note: environment.json could not be written ({error}); the run goes on")
 
-    def report(self, report: dict[str, Any]) -> None:
+    def report(self, report: reports.Report) -> None:
         """Take a report of rank 0."""
-        if report["kind"] == "train":
-            report = {**report, "feeds": [dict(feed) for feed in self.feeds]}
-        if report["kind"] == "checkpoint":
-            self._run.saved = report["folder"]
-        self._step = report["step"]
+        if isinstance(report, reports.TrainReport):
+            report = replace(report, feeds=[dict(feed) for feed in self.feeds])
+        if isinstance(report, reports.CheckpointReport):
+            self._run.saved = report.folder
+        self._step = report.step
         self.totals.add(report)
         self._give(report)
 
@@ -111,7 +112,7 @@ class Reporting:
         """Take a line that people should read once."""
         self._console.note(text)
 
-    def began(self, number: int, step: int, replicas: int, untold: Sequence[dict[str, Any]] = ()) -> None:
+    def began(self, number: int, step: int, replicas: int, untold: Sequence[reports.Report] = ()) -> None:
         """An attempt at the run begins after `step`.
 
         untold: the reports in its checkpoint, which a driver, or the column that made them, may have taken along as it died.
@@ -122,26 +123,26 @@ class Reporting:
                 self.report(report)
         self._console.restarted()
         self._step = step
-        self._give({"kind": "attempt", "number": number, "step": step, "replicas": replicas})
+        self._give(reports.AttemptReport(step=step, number=number, replicas=replicas))
 
     def failed(self, number: int, cause: str, what: str) -> None:
         """It has failed; people have been told."""
-        self._give({"kind": "failure", "number": number, "step": self._step, "cause": cause, "what": what})
+        self._give(reports.FailureReport(step=self._step, number=number, cause=cause, what=what))
 
     def restarted(self, cause: str, step: int) -> None:
         """The columns begin again after `step`. cause: in a word or two, for it becomes a tag of a metric."""
         self._step = step
-        self._give({"kind": "restart", "step": step, "cause": cause})
+        self._give(reports.RestartReport(step=step, cause=cause))
 
-    def end(self, ended: str, step: int, why: str = "") -> None:
-        """ended: finished, stopped or failed. Only the first call counts."""
+    def end(self, ended: reports.Ended, step: int, why: str = "") -> None:
+        """Only the first call counts."""
         if not self._ended.is_set():
             self._ended.set()
-            self._give({"kind": "end", "step": step, "ended": ended, "why": why, "spent": self.totals.as_json()})
+            self._give(reports.EndReport(step=step, ended=ended, why=why, spent=self.totals.as_json()))
 
-    def _give(self, report: dict[str, Any]) -> None:
+    def _give(self, report: reports.Report) -> None:
         with self._lock:
-            report = {**report, "time": time.time()}
+            report = replace(report, time=time.time())
             self._sinks.report(report)
             self._console.report(report)
             self._say(self._watch.hear(report))
@@ -154,12 +155,12 @@ class Reporting:
     def _say(self, lines: list[str]) -> None:
         for line in lines:
             self.note(f"note: {line}")
-            self._sinks.report({"kind": "verdict", "step": self._step, "text": line, "time": time.time()})
+            self._sinks.report(reports.VerdictReport(step=self._step, text=line, time=time.time()))
 
 
-def _identity(report: dict[str, Any]) -> tuple[Any, ...]:
+def _identity(report: reports.Report) -> tuple[Any, ...]:
     """`seconds` since its column's start, to the last bit, tells a report from one of another attempt, or of the same step."""
-    return report["kind"], report.get("step"), report.get("seconds")
+    return report.kind, report.step, report.seconds if isinstance(report, reports.ColumnReport) else None
 
 
 def _setting(plan: Plan) -> Setting:

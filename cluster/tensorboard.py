@@ -9,6 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from workers.reports import EvaluationReport, Report, TrainReport
+
 TRAIN = {
     "loss": "loss/train",
     "top1_error": "top-1 error/train",
@@ -28,34 +30,32 @@ class TensorBoard:
     process was killed or left this sink out, are written first.
     """
 
-    def __init__(self, folder: Path, ranks: tuple[str, ...], logged: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, ranks: tuple[str, ...], logged: Sequence[Report]) -> None:
         self._folder, self._ranks, self._logged = folder, ranks, logged
         self._writer: Any = None
         self._step = -1
 
-    def report(self, report: dict[str, Any]) -> None:
+    def report(self, report: Report) -> None:
         logged, self._logged = self._logged, ()
         last = last_written(self._folder) if logged else 0.0
         # From the end, for clocks may be set back; where the log does not have it, all is written again.
-        lacking = list(takewhile(lambda one: one.get("time") != last, reversed(logged)))
-        for one in reversed(lacking):
-            with suppress(KeyError):  # older versions said less
-                self._put(one)
-        self._put(report)
+        lacking = list(takewhile(lambda one: one.time != last, reversed(logged)))
+        for one in (*reversed(lacking), report):
+            self._put(one)
 
-    def _put(self, report: dict[str, Any]) -> None:
+    def _put(self, report: Report) -> None:
         values = list(scalars(report, self._ranks))
         if not values:
             return
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        step = report["step"]
+        step = report.step
         if self._writer is None or step < self._step:
             self._begin(step)
         self._step = step
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values])
-        self._write(Event(wall_time=report["time"], step=step, summary=summary))
+        self._write(Event(wall_time=report.time, step=step, summary=summary))
 
     def close(self) -> None:
         if self._writer is not None:
@@ -96,14 +96,14 @@ def last_written(folder: Path) -> float:
     return 0.0
 
 
-def scalars(report: dict[str, Any], ranks: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+def scalars(report: Report, ranks: tuple[str, ...]) -> Iterator[tuple[str, float]]:
     """(tag, value) of what a report says in numbers. ranks: as in `TensorBoard`."""
-    if report["kind"] == "evaluation":
-        yield from ((tag, report[key]) for key, tag in EVALUATION.items())
-    if report["kind"] != "train":
+    if isinstance(report, EvaluationReport):
+        yield from ((tag, getattr(report, key)) for key, tag in EVALUATION.items())
+    if not isinstance(report, TrainReport):
         return
-    yield from ((tag, report[key]) for key, tag in TRAIN.items())
-    spent = report["by_rank"]
+    yield from ((tag, getattr(report, key)) for key, tag in TRAIN.items())
+    spent = report.by_rank
     rows = zip(
         ranks, spent["data_wait_seconds"], spent["exchange_wait_seconds"], spent["compute_seconds"], strict=False
     )

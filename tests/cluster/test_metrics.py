@@ -11,6 +11,7 @@ import struct
 import subprocess
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from cluster import metrics
 from cluster.metrics import METRICS, RayMetrics
 from cluster.tensorboard import TensorBoard
-from tests.cluster.reports import end, evaluation, saved, start, train
+from tests.cluster.reports import attempt, end, evaluation, restart, saved, start, train
 from tests.cluster.runs import PROJECT
 from workers.mesh import Mesh
+from workers.reports import Report
 
 MONITORING = PROJECT / "configs" / "monitoring"
 BOARD = (MONITORING / "grafana" / "board.json").read_text()
@@ -92,10 +94,9 @@ def test_a_restart_counts_steps_again_and_a_new_feed_from_zero(recorded: Values)
     """Steps 21 to 60 are made twice; the second feed decodes 64 * 20 images until step 40."""
     sink = RayMetrics("a", MESH)
     again = train(40, decoding=3.0)
-    again["feeds"][0] |= {"decoded": 64 * 20}
-    restart = {"kind": "restart", "step": 20, "cause": "died", "time": 20.0}
-    attempt = {"kind": "attempt", "number": 2, "step": 20, "replicas": 1, "time": 21.0}
-    for report in (start(20), train(60, decoding=12.0), restart, attempt, again):
+    assert again.feeds
+    again.feeds[0]["decoded"] = 64 * 20
+    for report in (start(20), train(60, decoding=12.0), restart(20), attempt(20), again):
         sink.report(report)
     assert recorded["alexnet_steps", "a"] == 40 + 20
     assert recorded["alexnet_decoded_images", "a", "0"] == 64 * 60 + 64 * 20
@@ -106,7 +107,7 @@ def test_a_restart_counts_steps_again_and_a_new_feed_from_zero(recorded: Values)
 def test_one_process_with_both_columns_is_called_so(recorded: Values) -> None:
     """And a feed that has not answered yet has no values."""
     sink = RayMetrics("a", Mesh(replicas=2, processes_per_replica=1, columns_per_process=2, device="cuda"))
-    sink.report({**train(20, compute=(3.0, 4.0)), "feeds": [{}]})
+    sink.report(replace(train(20, compute=(3.0, 4.0)), feeds=[{}]))
     assert recorded["alexnet_spent_seconds", "a", "1", "0-1", "compute"] == 4.0
     assert not any(name.startswith(("alexnet_feed", "alexnet_decode")) for name, *_ in recorded)
 
@@ -241,7 +242,12 @@ def test_what_the_log_has_and_a_killed_process_had_not_written_is_written_by_the
     tmp_path: Path, torn: bool
 ) -> None:
     """Also where the last event was being written."""
-    logged = [start(time=1.0), *(train(step) for step in (20, 40, 60)), evaluation(60, time=12.5), start(60, time=13.0)]
+    logged: list[Report] = [
+        start(time=1.0),
+        *(train(step) for step in (20, 40, 60)),
+        evaluation(60, time=12.5),
+        start(60, time=13.0),
+    ]
     sink = TensorBoard(tmp_path / "events", RANKS, [])
     for report in logged[: 4 if torn else 3]:
         sink.report(report)

@@ -26,6 +26,7 @@ from workers.checkpoint_list import committed
 from workers.loop import Loop
 from workers.mesh import Mesh
 from workers.program import Program
+from workers.reports import ColumnReport
 
 
 class PlayedStep:
@@ -75,7 +76,7 @@ class Started:
             batch_size=4, test_batch_size=2, replicas=1, replica=0, train_rows=8, validation_rows=6, total_steps=6,
             evaluation_every=2.0,
         )  # fmt: skip
-        self.reports: list[dict[str, Any]] = []
+        self.told: list[ColumnReport] = []
         self.step = PlayedStep(group, loss)
         step: Any = self.step
         batches: Any = iter(range(1000))
@@ -91,12 +92,16 @@ class Started:
             save_group=dist.new_group(backend="gloo"),
             checkpoints=str(root),
             facts={"seed": 5},
-            report=self.reports.append,
-            untold=lambda: self.reports[taken:],
+            report=self.told.append,
+            untold=lambda: self.told[taken:],
             asked_to_stop=lambda: stop(self.step),
             start=start,
             attempt=attempt,
         )
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        return [report.as_json() for report in self.told]
 
     def said(self) -> list[tuple[str, int]]:
         """Without checkpoints, which come when they are committed, some items later."""

@@ -202,7 +202,7 @@ def test_a_report_shows_it_beside_ours(
 ) -> None:
     [record] = read_records([whole])
     assert record.stock and record.fingerprint
-    assert [one["step"] for one in record.tested] == [4, 8, 12] and record.train[-1]["step"] == 12
+    assert [one.step for one in record.tested] == [4, 8, 12] and record.train[-1].step == 12
     assert record.totals.images == 3 * 30 and record.totals.seconds["compute"] > 0
     errors = [record.errors(views_) for views_ in (1, 10)]
     tested = [_result(whole)[key]["top1_error"] for key in ("validation", "ten_views")]
