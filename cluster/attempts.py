@@ -29,6 +29,7 @@ from cluster.signals import Interrupted, StopSignals
 from cluster.supervisor import Supervisor
 from cluster.traces import with_traces
 from configs.errors import UnreachableError
+from workers.reports import Report, from_json
 
 SEEING_SECONDS = 30.0
 """How long the end of a run waits for what is still being written down of a failure."""
@@ -88,7 +89,6 @@ class Attempts:
             step = self._recovered(outcome if isinstance(outcome, Failure) else None)
             self._revive()
             self.number += 1
-            self.console.restarted()
             self.reporting.restarted(outcome.kind if isinstance(outcome, Failure) else outcome.why, step)
             plan = self._shape(first=False)
 
@@ -149,7 +149,9 @@ class Attempts:
     def _watch(self, group: WorkerGroup) -> Outcome:
         console = self.console
         start = self.run.to_go_on_from(self.number, lambda text: self.reporting.note(f"note: {text}"))
-        self.reporting.began(self.number, start.step if start else 0, group.plan.mesh.replicas)
+        step, state = (start.step, start.state) if start else (0, {})
+        untold = from_json(state.get("reports", ()))  # older checkpoints have none
+        self.reporting.began(self.number, step, group.plan.mesh.replicas, untold)
         if start:
             console.message(f"continuing from {start.folder}")
         self.reporting.placed(group.about)
@@ -159,7 +161,7 @@ class Attempts:
             console.message(f"{name}: pid {pid}")
         self.signals.gentle = True
 
-        def heard(report: dict[str, Any]) -> None:
+        def heard(report: Report) -> None:
             self.reporting.report(with_traces(report, group, self.run.path, self.reporting.note))
 
         supervisor = Supervisor(group, self.signals, heard, self.reporting.note, self._room_for_more(group.plan))

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+from workers import reports
+
 
 class RunConsole:
     """Progress of a run: one live line on a terminal, plain lines elsewhere.
@@ -30,7 +32,7 @@ class RunConsole:
         self._rich = rich or RichConsole(highlight=False)
         self._status: Any = None
         self._first: tuple[int, float] | None = None
-        self.last_train: dict[str, Any] | None = None
+        self.last_train: reports.TrainReport | None = None
 
     def __enter__(self) -> "RunConsole":
         if self._rich.is_terminal and not self._quiet:
@@ -56,44 +58,45 @@ class RunConsole:
         """Say what people should know of even if they want to hear little."""
         self._rich.print(_fitted(text, self._rich), markup=False, soft_wrap=True)
 
-    def report(self, report: dict[str, Any]) -> None:
-        if report["kind"] == "start":
-            self._total = report["whole_steps"]
-        elif report["kind"] == "train":
-            self.last_train = report
-            parts = self._train_parts(report)
-            if self._status is not None:
-                self._status.update(fitting(parts, self._rich.width - len("⠋ ")))
-            else:
-                self.message("  ".join(parts))
-        elif report["kind"] == "evaluation":
-            self.message(
-                f"evaluation after step {report['step']:,} (epoch {report['epoch']:.2f}): {errors_line(report)} "
-                f"on {report['images']:,} validation images"
-            )
-        elif report["kind"] == "checkpoint" and self._status is None:
-            self.message(f"saved {report['folder']}")
-        elif report["kind"] == "profile" and "file" in report:
-            self.message(
-                f"trace of steps {report['first']:,} to {report['last']:,}: {report['file']} "
-                f"({report['file_bytes'] / 1e6:.1f} MB); open it at https://ui.perfetto.dev, which keeps it on your machine"
-            )
-        elif report["kind"] == "warning":
-            self.note(f"note: {report['text']}")
+    def report(self, report: reports.Report) -> None:
+        match report:
+            case reports.StartReport():
+                self._total = report.whole_steps
+            case reports.TrainReport():
+                self.last_train = report
+                parts = self._train_parts(report)
+                if self._status is not None:
+                    self._status.update(fitting(parts, self._rich.width - len("⠋ ")))
+                else:
+                    self.message("  ".join(parts))
+            case reports.EvaluationReport():
+                self.message(
+                    f"evaluation after step {report.step:,} (epoch {report.epoch:.2f}): {errors_line(report)} "
+                    f"on {report.images:,} validation images"
+                )
+            case reports.CheckpointReport() if self._status is None:
+                self.message(f"saved {report.folder}")
+            case reports.ProfileReport(file_bytes=int(size)):
+                self.message(
+                    f"trace of steps {report.first:,} to {report.last:,}: {report.file} "
+                    f"({size / 1e6:.1f} MB); open it at https://ui.perfetto.dev, which keeps it on your machine"
+                )
+            case reports.WarningReport():
+                self.note(f"note: {report.text}")
 
-    def _train_parts(self, report: dict[str, Any]) -> list[str]:
+    def _train_parts(self, report: reports.TrainReport) -> list[str]:
         if self._first is None:
-            self._first = (report["step"], report["seconds"])
-        steps, seconds = report["step"] - self._first[0], report["seconds"] - self._first[1]
-        eta = clock((self._total - report["step"]) * seconds / steps) if steps else "?"
+            self._first = (report.step, report.seconds)
+        steps, seconds = report.step - self._first[0], report.seconds - self._first[1]
+        eta = clock((self._total - report.step) * seconds / steps) if steps else "?"
         return [
-            f"step {report['step']:,}/{self._total:,}",
-            f"epoch {report['epoch']:.2f}",
+            f"step {report.step:,}/{self._total:,}",
+            f"epoch {report.epoch:.2f}",
             *errors_line(report).split("  "),
-            f"{report['images_per_second']:,.0f} images/s",
-            f"data wait {report['data_wait']:.0%}",
-            f"exchange {report['exchange_wait']:.0%}",
-            f"rate {report['weights_rate']:g}",
+            f"{report.images_per_second:,.0f} images/s",
+            f"data wait {report.data_wait:.0%}",
+            f"exchange {report.exchange_wait:.0%}",
+            f"rate {report.weights_rate:g}",
             f"ETA {eta}",
         ]
 
@@ -119,8 +122,8 @@ def fitting(parts: list[str], width: int) -> str:
     return "  ".join(parts)
 
 
-def errors_line(report: dict[str, Any]) -> str:
-    return f"loss {report['loss']:.3f}  top-1 error {report['top1_error']:.1%}  top-5 error {report['top5_error']:.1%}"
+def errors_line(report: reports.ErrorsReport) -> str:
+    return f"loss {report.loss:.3f}  top-1 error {report.top1_error:.1%}  top-5 error {report.top5_error:.1%}"
 
 
 def print_plan(lines: Iterable[tuple[str, str]]) -> None:

@@ -18,6 +18,7 @@ from cluster.settings import overrides
 from cluster.signals import StopSignals
 from configs.errors import UserError
 from configs.loader import load
+from workers.reports import WarningReport
 
 HERE = ("cluster.replicas=auto", "cluster.nodes=null", "cluster.device=auto", "cluster.dashboard=false")
 """In place of the run's: it may have been trained on other machines, and a dashboard takes longer to start than this runs."""
@@ -69,7 +70,7 @@ def run_evaluation(
                 supervisor = Supervisor(
                     group,
                     signals,
-                    lambda report: console.report(report) if report["kind"] == "warning" else None,
+                    lambda report: console.report(report) if isinstance(report, WarningReport) else None,
                     console.message,
                 )
                 outcome = supervisor.watch(group.evaluate(start, facts.statistics))

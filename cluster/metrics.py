@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cluster.totals import held_seconds, step_seconds
+from workers import reports
 from workers.mesh import Mesh
 
 
@@ -106,42 +107,43 @@ class RayMetrics:
         self._lock, self._closed = threading.Lock(), threading.Event()
         threading.Thread(target=self._set_again, name="metrics", daemon=True).start()
 
-    def report(self, report: dict[str, Any]) -> None:
-        kind = report["kind"]
-        if kind == "start":
-            self._step = report["step"]
-            self._set("alexnet_chance_loss", math.log(report["classes"]))
-            self._set("alexnet_whole_steps", report["whole_steps"])
-        elif kind == "train":
-            self._train(report)
-        elif kind == "evaluation":
-            for name, key in EVALUATION.items():
-                self._set(name, report[key])
-        elif kind == "restart":
-            self._step = report["step"]
-            self._add("alexnet_restarts", 1, {"cause": report["cause"]})
-        if kind in ("evaluation", "checkpoint"):
-            self._add("alexnet_spent_seconds", held_seconds(report), {**self._places[0], "what": kind})
+    def report(self, report: reports.Report) -> None:
+        match report:
+            case reports.StartReport():
+                self._step = report.step
+                self._set("alexnet_chance_loss", math.log(report.classes))
+                self._set("alexnet_whole_steps", report.whole_steps)
+            case reports.TrainReport():
+                self._train(report)
+            case reports.EvaluationReport():
+                for name, key in EVALUATION.items():
+                    self._set(name, getattr(report, key))
+            case reports.AttemptReport():
+                self._step = report.step
+            case reports.RestartReport():
+                self._add("alexnet_restarts", 1, {"cause": report.cause})
+        if isinstance(report, reports.EvaluationReport | reports.CheckpointReport):
+            self._add("alexnet_spent_seconds", held_seconds(report), {**self._places[0], "what": report.kind})
         self._set("alexnet_last_report_seconds", time.time())
 
     def close(self) -> None:
         """Gauges are gone soon after; the last values of counters stay."""
         self._closed.set()
 
-    def _train(self, report: dict[str, Any]) -> None:
+    def _train(self, report: reports.TrainReport) -> None:
         for name, key in TRAIN.items():
-            self._set(name, report[key])
+            self._set(name, getattr(report, key))
         # After a restart steps are made a second time, and count a second time.
-        self._add("alexnet_steps", max(0, report["step"] - self._step))
-        self._step = report["step"]
-        self._add("alexnet_images", report["images"])
+        self._add("alexnet_steps", max(0, report.step - self._step))
+        self._step = report.step
+        self._add("alexnet_images", report.images)
         # Replicas that are missing come last.
         for what, seconds in step_seconds(report).items():
             for place, value in zip(self._places, seconds, strict=False):
                 self._add("alexnet_spent_seconds", value, {**place, "what": what})
-        for place, count in zip(self._places, report["by_rank"]["exchanged_bytes"], strict=False):
+        for place, count in zip(self._places, report.by_rank.get("exchanged_bytes", ()), strict=False):
             self._add("alexnet_exchanged_bytes", count, place)
-        for replica, feed in enumerate(report["feeds"]):
+        for replica, feed in enumerate(report.feeds or ()):
             self._feed(replica, feed)
 
     def _feed(self, replica: int, feed: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,7 @@ from cluster.metrics import RayMetrics
 from cluster.plan import Plan
 from cluster.provenance import note_actors
 from cluster.run_folder import RunFolder
+from cluster.run_state import read_log
 from cluster.sinks import JsonLines, MakeSink, Sink, Sinks, make_sinks
 from cluster.tensorboard import TensorBoard
 from cluster.totals import Totals
@@ -19,6 +21,7 @@ from cluster.verdicts import Setting
 from cluster.watch import Watch
 from configs.errors import UserError
 from configs.loader import to_dict
+from workers import reports
 
 LOOK_SECONDS = 5.0
 """How often it is looked whether a run has come to a halt."""
@@ -55,7 +58,7 @@ class Reporting:
         self.feeds: list[dict[str, Any]] = []
         """The feeds' counters, which the supervisor keeps up to date."""
         at_once: dict[str, Sink] = {"the log": JsonLines(run.log, self.note)}
-        behind: dict[str, Sink] = {"TensorBoard's file": TensorBoard(run.events, self._ranks)}
+        behind: dict[str, Sink] = {"TensorBoard's file": TensorBoard(run.events, self._ranks, read_log(run.log))}
         behind |= make_sinks(sinks, run.path, to_dict(plan.config))
         at_once["Ray's metrics"] = RayMetrics(plan.config.name, plan.mesh)
         self._sinks = Sinks(at_once, behind, self.note)
@@ -63,15 +66,14 @@ class Reporting:
     def __enter__(self) -> "Reporting":
         config = self._plan.config
         self._give(
-            {
-                "kind": "start",
-                "step": self._step,
-                "whole_steps": self._plan.program().total_steps,
-                "batch_size": config.train.batch_size,
-                "classes": config.network.classes,
-                "ranks": self._ranks,
-                "changed": self._changed,
-            }
+            reports.StartReport(
+                step=self._step,
+                whole_steps=self._plan.program().total_steps,
+                batch_size=config.train.batch_size,
+                classes=config.network.classes,
+                ranks=self._ranks,
+                changed=self._changed,
+            )
         )
         self._looking.start()
         return self
@@ -81,7 +83,7 @@ class Reporting:
     ) -> None:
         if error is not None:
             told = isinstance(error, RunFailed | UserError)
-            ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            ended: reports.Ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             why = (
                 str(error) if told else "stopped at once" if ended == "stopped" else f"{type(error).__name__}: {error}"
             )
@@ -96,13 +98,13 @@ class Reporting:
         except OSError as error:
             self.note(f"note: environment.json could not be written ({error}); the run goes on")
 
-    def report(self, report: dict[str, Any]) -> None:
+    def report(self, report: reports.Report) -> None:
         """Take a report of rank 0."""
-        if report["kind"] == "train":
-            report = {**report, "feeds": [dict(feed) for feed in self.feeds]}
-        if report["kind"] == "checkpoint":
-            self._run.saved = report["folder"]
-        self._step = report["step"]
+        if isinstance(report, reports.TrainReport):
+            report = replace(report, feeds=[dict(feed) for feed in self.feeds])
+        if isinstance(report, reports.CheckpointReport):
+            self._run.saved = report.folder
+        self._step = report.step
         self.totals.add(report)
         self._give(report)
 
@@ -110,29 +112,37 @@ class Reporting:
         """Take a line that people should read once."""
         self._console.note(text)
 
-    def began(self, number: int, step: int, replicas: int) -> None:
-        """An attempt at the run begins after `step`."""
+    def began(self, number: int, step: int, replicas: int, untold: Sequence[reports.Report] = ()) -> None:
+        """An attempt at the run begins after `step`.
+
+        untold: the reports in its checkpoint, which a driver, or the column that made them, may have taken along as it died.
+        """
+        logged = {_identity(report) for report in read_log(self._run.log)} if untold else set()
+        for report in untold:
+            if _identity(report) not in logged:
+                self.report(report)
+        self._console.restarted()
         self._step = step
-        self._give({"kind": "attempt", "number": number, "step": step, "replicas": replicas})
+        self._give(reports.AttemptReport(step=step, number=number, replicas=replicas))
 
     def failed(self, number: int, cause: str, what: str) -> None:
         """It has failed; people have been told."""
-        self._give({"kind": "failure", "number": number, "step": self._step, "cause": cause, "what": what})
+        self._give(reports.FailureReport(step=self._step, number=number, cause=cause, what=what))
 
     def restarted(self, cause: str, step: int) -> None:
         """The columns begin again after `step`. cause: in a word or two, for it becomes a tag of a metric."""
         self._step = step
-        self._give({"kind": "restart", "step": step, "cause": cause})
+        self._give(reports.RestartReport(step=step, cause=cause))
 
-    def end(self, ended: str, step: int, why: str = "") -> None:
-        """ended: finished, stopped or failed. Only the first call counts."""
+    def end(self, ended: reports.Ended, step: int, why: str = "") -> None:
+        """Only the first call counts."""
         if not self._ended.is_set():
             self._ended.set()
-            self._give({"kind": "end", "step": step, "ended": ended, "why": why, "spent": self.totals.as_json()})
+            self._give(reports.EndReport(step=step, ended=ended, why=why, spent=self.totals.as_json()))
 
-    def _give(self, report: dict[str, Any]) -> None:
+    def _give(self, report: reports.Report) -> None:
         with self._lock:
-            report = {**report, "time": time.time()}
+            report = replace(report, time=time.time())
             self._sinks.report(report)
             self._console.report(report)
             self._say(self._watch.hear(report))
@@ -145,7 +155,12 @@ class Reporting:
     def _say(self, lines: list[str]) -> None:
         for line in lines:
             self.note(f"note: {line}")
-            self._sinks.report({"kind": "verdict", "step": self._step, "text": line, "time": time.time()})
+            self._sinks.report(reports.VerdictReport(step=self._step, text=line, time=time.time()))
+
+
+def _identity(report: reports.Report) -> tuple[Any, ...]:
+    """`seconds` since its column's start, to the last bit, tells a report from one of another attempt, or of the same step."""
+    return report.kind, report.step, report.seconds if isinstance(report, reports.ColumnReport) else None
 
 
 def _setting(plan: Plan) -> Setting:

@@ -23,6 +23,7 @@ from workers import json_lines
 from workers.checkpoint_store import keyless, place_of
 from workers.data.files import make_folder, whole_file
 from workers.data.storage import is_url
+from workers.reports import AttemptReport, CheckpointReport
 
 if TYPE_CHECKING:
     from workers.checkpoint import Checkpoint
@@ -182,14 +183,12 @@ class RunFolder:
 
     def attempts(self) -> int:
         """Made at this run so far, by all commands."""
-        return max((entry["number"] for entry in self._logged("attempt")), default=0)
+        return max((report.number for report in read_log(self.log) if isinstance(report, AttemptReport)), default=0)
 
     def _last_saved(self) -> str | None:
         """The last checkpoint that any command at this run has reported."""
-        return self.saved or max((str(entry["folder"]) for entry in self._logged("checkpoint")), default=None)
-
-    def _logged(self, kind: str) -> list[dict[str, Any]]:
-        return [report for report in read_log(self.log) if report["kind"] == kind]
+        saved = (report.folder for report in read_log(self.log) if isinstance(report, CheckpointReport))
+        return self.saved or max(saved, default=None)
 
     def next_attempt(self) -> int:
         """Its number, from 1: one that was never used, neither in the log nor beside the checkpoints."""

@@ -9,6 +9,7 @@ In this order, the first that applies:
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import yaml
 
 from cluster.provenance import is_alive, read_starts
 from configs.errors import UserError
-from workers import json_lines
+from workers import json_lines, reports
 from workers.checkpoint_store import place_in
 from workers.data.storage import is_url
 
@@ -38,13 +39,13 @@ class RunState:
     why: str = ""
     start: dict[str, Any] = field(default_factory=dict)
     """Last entry of `environment.json`."""
-    train: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    begun: dict[str, Any] = field(default_factory=dict)
+    train: reports.TrainReport | None = None
+    evaluation: reports.EvaluationReport | None = None
+    begun: reports.StartReport | None = None
     """The log's report of the last start."""
-    end: dict[str, Any] = field(default_factory=dict)
+    end: reports.EndReport | None = None
     """How that start ended."""
-    said: list[dict[str, Any]] = field(default_factory=list)
+    said: list[reports.WarningReport | reports.VerdictReport | reports.RestartReport] = field(default_factory=list)
     """Warnings, verdicts and restarts since that start."""
     last_seconds: float | None = None
     """When the log was last written to, since 1970."""
@@ -55,11 +56,18 @@ class RunState:
 
     @property
     def step(self) -> int:
-        found: int = max(report.get("step", 0) for report in (self.begun, self.train, self.evaluation))
-        return found
+        return max((report.step for report in (self.begun, self.train, self.evaluation) if report), default=0)
+
+    @property
+    def whole_steps(self) -> int:
+        """0 if it is not known."""
+        return self.begun.whole_steps if self.begun else 0
 
     def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "step": self.step, "path": str(self.path), "checkpoints": [*map(str, self.checkpoints)]}
+        last = {name: getattr(self, name) for name in ("train", "evaluation", "begun", "end")}
+        plain = {name: report.as_json() if report else {} for name, report in last.items()}
+        plain |= {"path": str(self.path), "checkpoints": [*map(str, self.checkpoints)]}
+        return {**vars(self), "step": self.step, **plain, "said": [report.as_json() for report in self.said]}
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -81,21 +89,20 @@ def read_run(path: Path, now: float | None = None) -> RunState:
     log, starts = path / "log.jsonl", read_starts(path)
     run = RunState(path=path, state="failed", start=starts[-1] if starts else {})
     gaps: list[float] = []
-    for report in read_log(log):
-        kind, before = report["kind"], run.last_seconds
-        if kind == "start":
-            run.begun, run.end, run.said, gaps = report, {}, [], []
-        elif kind == "train":
-            run.train = report
-        elif kind == "evaluation":
-            run.evaluation = report
-        elif kind in ("warning", "verdict", "restart"):
-            run.said.append(report)
-        elif kind == "end":
-            run.end = report
-        run.last_seconds = report.get("time", before)
-        if before is not None and run.last_seconds is not None and kind != "start":
-            gaps.append(run.last_seconds - before)
+    logged = read_log(log)
+    trained, tested = that_count(logged)
+    run.train, run.evaluation = trained[-1] if trained else None, tested[-1] if tested else None
+    for report in logged:
+        before, run.last_seconds = run.last_seconds, report.time
+        if before is not None:
+            gaps.append(report.time - before)
+        match report:
+            case reports.StartReport():
+                run.begun, run.end, run.said, gaps = report, None, [], []
+            case reports.WarningReport() | reports.VerdictReport() | reports.RestartReport():
+                run.said.append(report)
+            case reports.EndReport():
+                run.end = report
     if log.is_file():
         run.last_seconds = log.stat().st_mtime
     run.place = _place(path)
@@ -119,7 +126,7 @@ def _judge(run: RunState, longest_gap: float, now: float) -> tuple[State, str]:
     if alive:
         return "running", "" if run.train else "starting"
     if run.end:
-        return ENDED[run.end["ended"]], run.end["why"]
+        return ENDED[run.end.ended], run.end.why
     result = read_result(run.path)
     if result is not None and result.get("step", -1) >= run.step:
         return "complete", ""
@@ -134,9 +141,30 @@ def _judge(run: RunState, longest_gap: float, now: float) -> tuple[State, str]:
     return "failed", f"{what} is gone without a word: killed, or the machine went down"
 
 
-def read_log(log: Path) -> list[dict[str, Any]]:
+def read_log(log: Path) -> list[reports.Report]:
     """All reports that can be read."""
-    return [report for report in json_lines.read(log) if "kind" in report]
+    return reports.from_json(json_lines.read(log))
+
+
+def that_count(
+    logged: Iterable[reports.Report],
+) -> tuple[list[reports.TrainReport], list[reports.EvaluationReport]]:
+    """Of a log's reports, those of training and of evaluations, each step once.
+
+    What came after the checkpoint from which the next attempt began, that attempt reports anew, maybe at other steps.
+    """
+    trained: dict[int, reports.TrainReport] = {}
+    tested: dict[int, reports.EvaluationReport] = {}
+    for report in logged:
+        match report:
+            case reports.StartReport() | reports.RestartReport() | reports.AttemptReport():
+                trained = {step: one for step, one in trained.items() if step <= report.step}
+                tested = {step: one for step, one in tested.items() if step <= report.step}
+            case reports.TrainReport():
+                trained[report.step] = report
+            case reports.EvaluationReport():
+                tested[report.step] = report
+    return [trained[step] for step in sorted(trained)], [tested[step] for step in sorted(tested)]
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 import shlex
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -13,6 +12,7 @@ from cluster.totals import total_lines
 from configs.errors import UserError
 from workers import json_lines
 from workers.data.storage import is_url
+from workers.reports import RestartReport, VerdictReport, WarningReport
 
 SAID = 5
 """So many of a run's newest warnings and verdicts are shown."""
@@ -68,11 +68,11 @@ def _lines(run: RunState) -> list[tuple[str, str]]:
     if run.last_seconds is not None:
         lines.append(("heard", f"{_ago(run, now)} ago"))
     if run.train:
-        lines.append(("training", f"{errors_line(run.train)}  {run.train['images_per_second']:,.0f} images/s"))
+        lines.append(("training", f"{errors_line(run.train)}  {run.train.images_per_second:,.0f} images/s"))
     if run.evaluation:
-        lines.append(("validation", f"{errors_line(run.evaluation)}  after step {run.evaluation['step']:,}"))
-    if "spent" in run.end:
-        lines += total_lines(run.end["spent"], run.end["time"] - run.begun.get("time", run.end["time"]))
+        lines.append(("validation", f"{errors_line(run.evaluation)}  after step {run.evaluation.step:,}"))
+    if run.end and run.end.spent:
+        lines += total_lines(run.end.spent, run.end.time - (run.begun or run.end).time)
     lines += [("said", _said(report)) for report in run.said[-SAID:]]
     lines += [("checkpoint", str(path)) for path in run.checkpoints] or [
         ("checkpoint", run.place if is_url(run.place) else "none")
@@ -83,35 +83,35 @@ def _lines(run: RunState) -> list[tuple[str, str]]:
     return lines
 
 
-def _said(report: dict[str, Any]) -> str:
-    text = report.get("text") or f"restarted: {report.get('cause')}"
-    return f"after step {report['step']:,}: {text}"
+def _said(report: WarningReport | VerdictReport | RestartReport) -> str:
+    text = f"restarted: {report.cause}" if isinstance(report, RestartReport) else report.text
+    return f"after step {report.step:,}: {text}"
 
 
 def _eta(run: RunState) -> list[tuple[str, str]]:
     """When a running run is done, at the speed since its last start."""
-    done, begun = run.train.get("step", 0), run.begun.get("step", 0)
-    since = run.train.get("time", 0.0) - run.begun.get("time", 0.0)
-    if run.state != "running" or done <= begun or since <= 0:
+    if run.state != "running" or run.train is None or run.begun is None:
         return []
-    left = (run.begun["whole_steps"] - done) * since / (done - begun)
+    done, since = run.train.step - run.begun.step, run.train.time - run.begun.time
+    if done <= 0 or since <= 0 or not run.whole_steps:
+        return []
+    left = (run.whole_steps - run.train.step) * since / done
     return [("ETA", f"{clock(left)}, at {time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + left))}")]
 
 
 def _steps(run: RunState) -> str:
-    whole = run.begun.get("whole_steps")
-    return f"{run.step:,}" + (f" of {whole:,}" if whole else "")
+    return f"{run.step:,}" + (f" of {run.whole_steps:,}" if run.whole_steps else "")
 
 
 def _numbers(run: RunState) -> tuple[str, str, str, str]:
     """Step; the newest loss in training; the top-1 error of the last evaluation, or in training; the speed."""
     tested, trained = run.evaluation, run.train
-    error = f"{tested['top1_error']:.1%}" if tested else f"{trained['top1_error']:.1%} (train)" if trained else ""
+    error = f"{tested.top1_error:.1%}" if tested else f"{trained.top1_error:.1%} (train)" if trained else ""
     return (
         _steps(run),
-        f"{trained['loss']:.3f}" if trained else "",
+        f"{trained.loss:.3f}" if trained else "",
         error,
-        f"{trained['images_per_second']:,.0f}" if trained else "",
+        f"{trained.images_per_second:,.0f}" if trained else "",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from configs.errors import UserError
 from workers.json_lines import append
+from workers.reports import Report
 
 CLOSE_SECONDS = 10.0
 """How long the end of a run waits for a sink to take what it has not taken yet."""
@@ -20,21 +21,23 @@ MOST_WAITING = 1000
 """Reports that may wait for one sink."""
 
 
-KINDS = (
-    "start", "attempt", "train", "evaluation", "checkpoint", "profile", "warning", "verdict", "failure", "restart", "end",
-)  # fmt: skip
-
-
 class Sink(Protocol):
-    """What a run's reports are given to, in order. Any exception means that this sink wants no more of them.
+    """What a run's reports are given to, in order. Any exception means that this sink wants no more of them."""
 
-    A report is a dictionary that JSON can express, but for numbers that are none (a loss of NaN). Always there are `kind`, one of
-    `KINDS`, `step` (updates made) and `time` (seconds since 1970).
-    """
-
-    def report(self, report: dict[str, Any]) -> None: ...
+    def report(self, report: Report) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Plain:
+    """Other people's sink. Its `report` takes a dictionary that JSON can express, but for numbers that are none (a loss of NaN):
+    `kind`, `step` and `time` are always there, and `workers/reports.py` has the rest."""
+
+    def __init__(self, sink: Any) -> None:
+        self._sink, self.close = sink, sink.close
+
+    def report(self, report: Report) -> None:
+        self._sink.report(report.as_json())
 
 
 class JsonLines:
@@ -44,9 +47,9 @@ class JsonLines:
         self._file, self._on_message = file, on_message
         self._missed = 0
 
-    def report(self, report: dict[str, Any]) -> None:
+    def report(self, report: Report) -> None:
         try:
-            append(self._file, report)
+            append(self._file, report.as_json())
         except OSError as error:
             self._missed += 1
             if self._missed == 1:
@@ -74,7 +77,7 @@ class Sinks:
         self._at_once, self._on_message = dict(at_once), on_message
         self._behind = {name: _Behind(name, sink, self._leave_out) for name, sink in behind.items()}
 
-    def report(self, report: dict[str, Any]) -> None:
+    def report(self, report: Report) -> None:
         for name, sink in list(self._at_once.items()):
             try:
                 sink.report(report)
@@ -103,12 +106,12 @@ class _Behind:
 
     def __init__(self, name: str, sink: Sink, leave_out: Callable[[str, Exception], None]) -> None:
         self._name, self._sink, self._leave_out = name, sink, leave_out
-        self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[Report | None] = queue.Queue(MOST_WAITING)
         self._failed = False
         self._thread = threading.Thread(target=self._serve, name=f"sink {name}", daemon=True)
         self._thread.start()
 
-    def report(self, report: dict[str, Any]) -> None:
+    def report(self, report: Report) -> None:
         if self._failed:
             return
         try:
@@ -139,8 +142,8 @@ class _Behind:
             self._leave_out(self._name, error)
 
 
-MakeSink = Callable[[Path, dict[str, Any]], Sink]
-"""From the run's folder and its settings to a sink."""
+MakeSink = Callable[[Path, dict[str, Any]], Any]
+"""From the run's folder and its settings to what `Plain` takes."""
 
 
 def find_sinks(names: Iterable[str]) -> dict[str, MakeSink]:
@@ -163,7 +166,7 @@ def make_sinks(classes: Mapping[str, MakeSink], folder: Path, config: dict[str, 
     made: dict[str, Sink] = {}
     for name, kind in classes.items():
         try:
-            made[name] = kind(folder, config)
+            made[name] = Plain(kind(folder, config))
         except Exception as error:  # it is other people's code
             raise UserError(f"--sink {name} could not be made ({type(error).__name__}: {error})") from None
     return made

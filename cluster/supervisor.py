@@ -17,6 +17,7 @@ from cluster.signals import Interrupted, StopSignals
 from cluster.watchdog import Watchdog
 from configs.errors import UserError, nature_of
 from workers.column_worker import Status
+from workers.reports import CheckpointReport, ColumnReport
 
 POLL_SECONDS = 0.25
 """How often it is looked whether a stop was asked for. A death is noticed at once."""
@@ -51,7 +52,7 @@ class Supervisor:
         self,
         group: WorkerGroup,
         signals: StopSignals,
-        on_report: Callable[[dict[str, Any]], None],
+        on_report: Callable[[ColumnReport], None],
         on_message: Callable[[str], None],
         wants_resize: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -208,10 +209,10 @@ class Supervisor:
         for message in status.messages:
             self._on_message(message)
 
-    def _pass_on(self, reports: list[dict[str, Any]]) -> None:
+    def _pass_on(self, reports: list[ColumnReport]) -> None:
         for report in reports:
             self._on_report(report)
-            if report["kind"] == "checkpoint" and self._stopping is None and (about := self._wants_resize()):
+            if isinstance(report, CheckpointReport) and self._stopping is None and (about := self._wants_resize()):
                 self._stop("resize", about)
 
 

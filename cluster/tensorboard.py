@@ -3,9 +3,13 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from workers.reports import EvaluationReport, Report, TrainReport
 
 TRAIN = {
     "loss": "loss/train",
@@ -22,27 +26,36 @@ class TensorBoard:
     """One event file per start of a run. Written at once by tensorboardX's record writer: its `SummaryWriter` writes in a thread,
     which a full disk ends without a word, and then blocks whoever reports.
 
-    ranks: names of the run's processes, in order.
+    ranks: names of the run's processes, in order. logged: the run's reports so far. Those that the files lack, because the last
+    process was killed or left this sink out, are written first.
     """
 
-    def __init__(self, folder: Path, ranks: tuple[str, ...]) -> None:
-        self._folder, self._ranks = folder, ranks
+    def __init__(self, folder: Path, ranks: tuple[str, ...], logged: Sequence[Report]) -> None:
+        self._folder, self._ranks, self._logged = folder, ranks, logged
         self._writer: Any = None
         self._step = -1
 
-    def report(self, report: dict[str, Any]) -> None:
+    def report(self, report: Report) -> None:
+        logged, self._logged = self._logged, ()
+        last = last_written(self._folder) if logged else 0.0
+        # From the end, for clocks may be set back; where the log does not have it, all is written again.
+        lacking = list(takewhile(lambda one: one.time != last, reversed(logged)))
+        for one in (*reversed(lacking), report):
+            self._put(one)
+
+    def _put(self, report: Report) -> None:
         values = list(scalars(report, self._ranks))
         if not values:
             return
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        step = report["step"]
+        step = report.step
         if self._writer is None or step < self._step:
             self._begin(step)
         self._step = step
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values])
-        self._write(Event(wall_time=report["time"], step=step, summary=summary))
+        self._write(Event(wall_time=report.time, step=step, summary=summary))
 
     def close(self) -> None:
         if self._writer is not None:
@@ -67,14 +80,30 @@ class TensorBoard:
         self._writer.flush()
 
 
-def scalars(report: dict[str, Any], ranks: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+def last_written(folder: Path) -> float:
+    """When the last report in a folder's event files was made, in seconds since 1970; 0 if there is none."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # its types are a package of their own
+    from tensorboardX.proto.event_pb2 import Event
+
+    for file in sorted(folder.glob("events.out.tfevents.*"), reverse=True):
+        data, at, event = file.read_bytes(), 0, Event()
+        # Records of length, its checksum, an event, its checksum; the last may have been cut short, or be rubbish.
+        with suppress(DecodeError):
+            while (end := at + 16 + int.from_bytes(data[at : at + 8], "little")) <= len(data):
+                event, at = Event.FromString(data[at + 12 : end - 4]), end
+        if event.HasField("summary"):
+            return float(event.wall_time)
+    return 0.0
+
+
+def scalars(report: Report, ranks: tuple[str, ...]) -> Iterator[tuple[str, float]]:
     """(tag, value) of what a report says in numbers. ranks: as in `TensorBoard`."""
-    if report["kind"] == "evaluation":
-        yield from ((tag, report[key]) for key, tag in EVALUATION.items())
-    if report["kind"] != "train":
+    if isinstance(report, EvaluationReport):
+        yield from ((tag, getattr(report, key)) for key, tag in EVALUATION.items())
+    if not isinstance(report, TrainReport):
         return
-    yield from ((tag, report[key]) for key, tag in TRAIN.items())
-    spent = report["by_rank"]
+    yield from ((tag, getattr(report, key)) for key, tag in TRAIN.items())
+    spent = report.by_rank
     rows = zip(
         ranks, spent["data_wait_seconds"], spent["exchange_wait_seconds"], spent["compute_seconds"], strict=False
     )

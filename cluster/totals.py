@@ -3,6 +3,7 @@
 from typing import Any
 
 from cluster.console import clock
+from workers.reports import CheckpointReport, EvaluationReport, Report, TrainReport
 
 WORDS = {
     "compute": "computing",
@@ -20,13 +21,13 @@ class Totals:
         self.images = 0
         self.seconds = dict.fromkeys(WORDS, 0.0)
 
-    def add(self, report: dict[str, Any]) -> None:
-        if report["kind"] == "train":
+    def add(self, report: Report) -> None:
+        if isinstance(report, TrainReport):
             for what, seconds in step_seconds(report).items():
-                self.seconds[what] += sum(seconds) / len(seconds)
-            self.images += report["images"]
-        elif report["kind"] in ("evaluation", "checkpoint"):
-            self.seconds[report["kind"]] += held_seconds(report)
+                self.seconds[what] += sum(seconds) / max(len(seconds), 1)
+            self.images += report.images
+        elif isinstance(report, EvaluationReport | CheckpointReport):
+            self.seconds[report.kind] += held_seconds(report)
 
     @property
     def images_per_second(self) -> float:
@@ -38,14 +39,14 @@ class Totals:
         return {"images": self.images, "images_per_second": self.images_per_second, "seconds": self.seconds}
 
 
-def held_seconds(report: dict[str, Any]) -> float:
+def held_seconds(report: EvaluationReport | CheckpointReport) -> float:
     """How long an evaluation, or a checkpoint that is then saved while training goes on, kept the steps waiting."""
-    return float(report["took_seconds"] if report["kind"] == "evaluation" else report["stopped_seconds"])
+    return report.took_seconds if isinstance(report, EvaluationReport) else report.stopped_seconds
 
 
-def step_seconds(report: dict[str, Any]) -> dict[str, list[float]]:
+def step_seconds(report: TrainReport) -> dict[str, list[float]]:
     """Of a training report: seconds of each rank, by what they were spent on."""
-    spent = report["by_rank"]
+    spent = report.by_rank
     return {
         "data": spent["data_wait_seconds"],
         "exchange": spent["exchange_wait_seconds"],

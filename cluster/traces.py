@@ -9,9 +9,11 @@ that are over within `SHORTEST_US` are left out, being most of all events; the c
 import gzip
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from workers.reports import ProfileReport, Report
 
 if TYPE_CHECKING:
     from workers.clocks import Clock
@@ -37,9 +39,9 @@ class Process:
     events: list[Event]
 
 
-def with_traces(report: dict[str, Any], group: Any, run_folder: Path, note: Callable[[str], None]) -> dict[str, Any]:
+def with_traces(report: Report, group: Any, run_folder: Path, note: Callable[[str], None]) -> Report:
     """A report of rank 0; if it tells of traces, they are fetched and written first. What goes wrong is noted, and no more."""
-    if report["kind"] != "profile":
+    if not isinstance(report, ProfileReport):
         return report
     try:
         return write_traces(run_folder / "profile", group, report)
@@ -48,8 +50,8 @@ def with_traces(report: dict[str, Any], group: Any, run_folder: Path, note: Call
         return report
 
 
-def write_traces(folder: Path, group: Any, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Fetch what a "profile" report of `group`'s columns tells of, and write it into `folder`.
+def write_traces(folder: Path, group: Any, report: ProfileReport) -> ProfileReport:
+    """Fetch what a report of `group`'s columns tells of, and write it into `folder`.
 
     Returns the report with `file` and `file_bytes` of the merged trace. Raises OSError, or Ray's errors for actors that are gone.
     """
@@ -82,7 +84,7 @@ def write_traces(folder: Path, group: Any, report: Mapping[str, Any]) -> dict[st
     file = folder / FILE
     file.write_bytes(gzip.compress(json.dumps(merged).encode(), 6))
     error = max(trace.clock.error_ns for trace in traces if trace)
-    return {**report, "file": str(file), "file_bytes": file.stat().st_size, "clock_error_seconds": error / 1e9}
+    return replace(report, file=str(file), file_bytes=file.stat().st_size, clock_error_seconds=error / 1e9)
 
 
 def events_of(content: Mapping[str, Any], clock: "Clock", origin_ns: int) -> list[Event]:

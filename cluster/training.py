@@ -134,7 +134,7 @@ def _train(run: RunFolder, plan: Plan, signals: StopSignals, quiet: bool, sinks:
         "step": outcome.results[0]["step"],
         "first_step": first_step,
         "validation": outcome.results[0]["errors"],
-        "train": console.last_train,
+        "train": console.last_train and console.last_train.as_json(),
         "seconds": time.monotonic() - started,
         "attempts": attempts.number,
         "failures": attempts.failures,

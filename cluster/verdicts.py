@@ -8,13 +8,13 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.console import clock
 from cluster.totals import step_seconds
 from workers.mesh import Mesh
+from workers.reports import Report, TrainReport
 
-Reports = Sequence[dict[str, Any]]
+Reports = Sequence[TrainReport]
 
 WAITING = 0.2
 """Share of the step time from which waiting for data is said."""
@@ -96,15 +96,15 @@ def loss_at_chance(reports: Reports, setting: Setting) -> Verdict | None:
     chance = math.log(setting.classes)
     since = None
     for report in reversed(reports):
-        if not abs(report["loss"] - chance) <= AT_CHANCE * chance:
+        if not abs(report.loss - chance) <= AT_CHANCE * chance:
             break
         since = report
     if since is None:
         return None
-    steps, enough = reports[-1]["step"] - since["step"], steps_at_chance(setting)
+    steps, enough = reports[-1].step - since.step, steps_at_chance(setting)
     if steps < enough:
         return None
-    rate = reports[-1]["weights_rate"]
+    rate = reports[-1].weights_rate
     look = (
         "the learning rate is 0 (schedule)"
         if rate == 0
@@ -153,36 +153,36 @@ def slower_column(reports: Reports, setting: Setting, *, said: bool = False) -> 
     )
 
 
-def no_progress(reports: Reports, setting: Setting, now: float) -> Verdict | None:
+def no_progress(reports: Sequence[Report], setting: Setting, now: float) -> Verdict | None:
     """No report for much longer than usual. reports: of all kinds. now: seconds since 1970."""
-    if not reports or not any(report["kind"] == "train" for report in reports):
+    if not reports or not any(isinstance(report, TrainReport) for report in reports):
         return None  # starting may take long, and has a time limit of its own
     last = reports[-1]
-    silent, usual = now - last["time"], usual_seconds(reports, setting)
+    silent, usual = now - last.time, usual_seconds(reports, setting)
     limit = max(SHORTEST_STALL_SECONDS, 3.0 * usual)
     if silent < limit:
         return None
     return Verdict(
         key="progress",
-        text=f"no progress for {clock(silent)}, after step {last['step']:,}; a report comes every {clock(usual)} or so. "
+        text=f"no progress for {clock(silent)}, after step {last.step:,}; a report comes every {clock(usual)} or so. "
         "What each process is doing: `py-spy dump --pid PID` on its machine (pids: Actors in Ray's dashboard)",
         over="it goes on",
         grade=math.log2(silent / limit),
     )
 
 
-def usual_seconds(reports: Reports, setting: Setting) -> float:
+def usual_seconds(reports: Sequence[Report], setting: Setting) -> float:
     """How long after the last of these reports the next one usually comes."""
     last = reports[-1]
     gaps = [
-        after["time"] - before["time"]
+        after.time - before.time
         for before, after in itertools.pairwise(reports)
-        if after["kind"] == last["kind"] or last["kind"] != "train"
+        if after.kind == last.kind or not isinstance(last, TrainReport)
     ]
     usual = max(gaps, default=0.0)
-    if last["kind"] == "train" and setting.evaluates_after(last["step"]):
+    if isinstance(last, TrainReport) and setting.evaluates_after(last.step):
         # Testing takes no longer than training on as many images.
-        speed = last["images_per_second"] / setting.mesh.replicas
+        speed = last.images_per_second / setting.mesh.replicas
         usual = max(usual, setting.validation_images / max(speed, 1e-9))
     return usual
 
@@ -197,8 +197,8 @@ def recent(reports: Reports, enough_reports: int, enough_seconds: float) -> Repo
     return None
 
 
-def _ranks(report: dict[str, Any]) -> int:
-    return len(report["by_rank"]["compute_seconds"])
+def _ranks(report: TrainReport) -> int:
+    return len(report.by_rank["compute_seconds"])
 
 
 def _by_rank(reports: Reports, what: str) -> list[float]:
@@ -208,9 +208,9 @@ def _by_rank(reports: Reports, what: str) -> list[float]:
 def _data_workers_busy(reports: Reports, window: Reports, setting: Setting, replica: int) -> float | None:
     """Share of the window's time that a replica's data workers spent making batches; None if it is not known."""
     before, after = reports[len(reports) - len(window) - 1], window[-1]
-    feeds = [report.get("feeds", []) for report in (before, after)]
+    feeds = [report.feeds or [] for report in (before, after)]
     if any(len(each) <= replica or "seconds_decoding" not in each[replica] for each in feeds):
         return None
     made: float = feeds[1][replica]["seconds_decoding"] - feeds[0][replica]["seconds_decoding"]
-    seconds = after["seconds"] - before["seconds"]
+    seconds = after.seconds - before.seconds
     return made / (seconds * setting.data_workers) if seconds > 0 and made >= 0 else None

@@ -1,7 +1,7 @@
 """Hears a run's reports and says what is wrong with it: which verdicts are new, which have grown, which are over."""
 
 from collections import deque
-from typing import Any
+from dataclasses import replace
 
 from cluster.verdicts import (
     MOST_STEPS_AT_CHANCE,
@@ -13,6 +13,7 @@ from cluster.verdicts import (
     steps_at_chance,
     waiting_for_data,
 )
+from workers.reports import NO_TIMES, AttemptReport, Report, RestartReport, StartReport, TrainReport
 
 ABSENT_REPORTS = 5
 """A verdict is over when this many training reports in a row were without it."""
@@ -22,37 +23,37 @@ LOSS_REPORTS = 4 * MOST_STEPS_AT_CHANCE
 
 
 class Watch:
-    """Keeps the reports since the last start or restart that judgements need, and what has been said.
+    """Keeps the reports of the attempt at hand that judgements need, and what has been said.
 
     `hear` and `look` return the lines to be said now; in a healthy run there are none.
     """
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._train: deque[dict[str, Any]] = deque(maxlen=SPEED_REPORTS)
-        self._losses: deque[dict[str, Any]] = deque(maxlen=LOSS_REPORTS)
-        self._all: deque[dict[str, Any]] = deque(maxlen=50)
+        self._train: deque[TrainReport] = deque(maxlen=SPEED_REPORTS)
+        self._losses: deque[TrainReport] = deque(maxlen=LOSS_REPORTS)
+        self._all: deque[Report] = deque(maxlen=50)
         self._said: dict[str, Verdict] = {}
         self._absent: dict[str, int] = {}
 
-    def hear(self, report: dict[str, Any]) -> list[str]:
+    def hear(self, report: Report) -> list[str]:
         """Call with each report, in order."""
         lines = self._settle("progress", None, patience=1)
-        if report["kind"] in ("start", "restart"):
+        if isinstance(report, StartReport | RestartReport | AttemptReport):
             self._train.clear()
             self._losses.clear()
             self._all.clear()
             # Too few reports to say it again do not mean that it is over.
             self._said.clear()
             self._absent.clear()
-            return lines
         self._all.append(report)
-        if report["kind"] != "train":
+        if not isinstance(report, TrainReport):
             return lines
         self._train.append(report)
-        self._losses.append({key: report[key] for key in ("step", "loss", "weights_rate")})
+        # Its lists would be most of what is kept.
+        self._losses.append(replace(report, by_rank=NO_TIMES, feeds=None))
         # What is older is not needed: it is said again when its steps have doubled.
-        while report["step"] - self._losses[0]["step"] > 4 * steps_at_chance(self._setting):
+        while report.step - self._losses[0].step > 4 * steps_at_chance(self._setting):
             self._losses.popleft()
         window = list(self._train)
         for key, verdict in (

@@ -5,7 +5,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -40,6 +40,10 @@ from workers.mesh import Mesh
 from workers.profiling import Profiling, Trace
 from workers.program import Program
 from workers.progress import Progress, ProgressTeller
+from workers.reports import ColumnReport, WarningReport
+
+MOST_UNTOLD = 1000
+"""Reports in a checkpoint, of about 1 kB each, if the driver stands still; else those of a second or two."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Status:
     """A column's answer to how it is doing; `messages` and `feed_counts` (see `Feed.status`) where it has the feed."""
 
     progress: Progress
-    reports: list[dict[str, Any]]
+    reports: list[ColumnReport]
     messages: list[str]
     feed_counts: dict[str, Any]
 
@@ -63,7 +67,7 @@ class ColumnWorker:
         self.name = mesh.name(rank)
         self._profiling: Profiling | None = None
         self._store: dist.TCPStore | None = None
-        self._reports: list[dict[str, Any]] = []
+        self._reports: list[ColumnReport] = []
         """Those that the driver may not have seen yet."""
         self._reports_gone = 0
         self._progress = ProgressTeller()
@@ -167,6 +171,10 @@ class ColumnWorker:
             self._reports_gone = reports_seen
         return Status(self._progress.read(), list(self._reports), messages, counts)
 
+    def untold(self) -> list[ColumnReport]:
+        """The newest of the reports that the driver may not have."""
+        return self._reports[-MOST_UNTOLD:]
+
     def collectives(self) -> str:
         """What this process's process groups did last (torch's flight recorders), as JSON: {"gloo": ..., "nccl": ...}."""
         return flight_records(self.mesh.device)
@@ -244,6 +252,7 @@ class ColumnWorker:
                 "init_from": init_record,
             },
             report=self._report,
+            untold=self.untold,
             asked_to_stop=self._stop.is_set,
             progress=self._progress,
             on_first_step=self._be_less_patient,
@@ -257,7 +266,7 @@ class ColumnWorker:
             if issubclass(
                 category, NotCompiledWarning
             ):  # people should read it, and an actor's own output is not shown
-                self._report({"kind": "warning", "step": loop.steps_done, "text": str(message)})
+                self._report(WarningReport(step=loop.steps_done, text=str(message)))
             else:
                 show(message, category, *where, **more)
 
@@ -293,8 +302,8 @@ class ColumnWorker:
         if limit < timedelta(seconds=self.config.cluster.collective_timeout_seconds):
             self.groups.be_less_patient(limit)
 
-    def _report(self, report: dict[str, Any]) -> None:
-        self._reports.append({**report, "seconds": time.monotonic() - self._started})
+    def _report(self, report: ColumnReport) -> None:
+        self._reports.append(replace(report, seconds=time.monotonic() - self._started))
 
     def _start_timeout(self) -> timedelta:
         return timedelta(seconds=self.config.cluster.start_timeout_seconds)

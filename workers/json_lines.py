@@ -3,12 +3,15 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """As text, for JSON has no such numbers; `loads` makes numbers of it again."""
+
+ANY = re.compile('"(NaN|-?Infinity)"')
 
 
 def dumps(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
@@ -20,7 +23,9 @@ def dumps(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -
 
 def loads(text: str | bytes) -> Any:
     """Raises ValueError."""
-    return _as_numbers(json.loads(text))
+    value = json.loads(text)
+    # Looking at every value takes ten times as long as reading it, and few texts have such numbers.
+    return _as_numbers(value) if ANY.search(text if isinstance(text, str) else text.decode()) else value
 
 
 def append(file: Path, entry: Mapping[str, Any]) -> None:

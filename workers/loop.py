@@ -24,6 +24,7 @@ from workers.meters import Cpu, Exchanged, Gpu, Meter
 from workers.profiling import Profiling
 from workers.program import Item, Program
 from workers.progress import ProgressTeller
+from workers.reports import ColumnReport, EvaluationReport, TrainReport
 from workers.saving import Saver
 
 
@@ -46,7 +47,9 @@ class Loop:
     """Folder, or URL, that all nodes see."""
     facts: dict[str, Any]
     """What a checkpoint records of the run beside its weights, such as the data set's fingerprint."""
-    report: Callable[[dict[str, Any]], None]
+    report: Callable[[ColumnReport], None]
+    untold: Callable[[], list[ColumnReport]]
+    """The reports that the driver may not have: with them in the checkpoint, they outlive both."""
     asked_to_stop: Callable[[], bool]
     progress: ProgressTeller = field(default_factory=ProgressTeller)
     on_first_step: Callable[[], None] = lambda: None
@@ -129,7 +132,7 @@ class Loop:
         if item.step % self.config.train.report_every_steps == 0 or not self.evaluated:
             self._report_training()
         if profiled := self._profile(self.profiling.end, item):
-            self.report({**profiled, "step": item.step})
+            self.report(profiled)
 
     def _profile(self, part: Callable[[int], Any], item: Item) -> Any:
         """Begin or end it; that is no time of the steps."""
@@ -153,8 +156,9 @@ class Loop:
         rates = self.schedule.rates(self.program.epoch_at(self.steps_done - 1))
         exchanged = self._exchanged()
         taken = self._where() | self._training.take_with_times(self.group, self.mesh.processes_per_replica, exchanged)
-        self.report({"kind": "train", **taken, "weights_rate": rates.weights, "biases_rate": rates.biases})
-        self._refuse_diverged("loss", taken["loss"])
+        report = TrainReport(**taken, weights_rate=rates.weights, biases_rate=rates.biases)
+        self.report(report)
+        self._refuse_diverged("loss", report.loss)
 
     def _refuse_diverged(self, what: str, loss: float) -> None:
         """Before its weights are saved. Raises FloatingPointError, on every rank, if the loss is no number."""
@@ -182,7 +186,7 @@ class Loop:
             self._training.leave_out_exchange(self._exchanged())
             self.schedule.observe(self._errors["top1_error"])
             self.evaluated = True
-            self.report({"kind": "evaluation", **self._errors, "took_seconds": took})
+            self.report(EvaluationReport(**self._errors, took_seconds=took))
             if self._saver:
                 self._refuse_diverged("validation loss", self._errors["loss"])
 
@@ -243,6 +247,7 @@ class Loop:
             "samples": self.steps_done * self.config.train.batch_size,
             "schedule": self.schedule.state(),
             "errors": self._errors,
+            "reports": [report.as_json() for report in self.untold()],
         }
         self._training.stop()
         self.progress.begin(f"saving step {self.steps_done}", "saving")

@@ -3,13 +3,13 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 from workers.clocks import Clock, compare
+from workers.reports import ProfileReport, WarningReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class Profiling:
         except Exception as error:  # whatever it is, training goes on
             self._failed, self._profile = f"{type(error).__name__}: {error}", None
 
-    def end(self, step: int) -> dict[str, Any] | None:
-        """After update number `step`. What is to be reported after the last one: `kind`, `first` and `last`, and sizes by rank in
-        `bytes`, 0 for those without a trace; or a warning if no rank has one. By then every rank's `trace` is there."""
+    def end(self, step: int) -> ProfileReport | WarningReport | None:
+        """After update number `step`. What is to be reported after the last one: sizes are 0 for ranks without a trace; a warning
+        if no rank has one. By then every rank's `trace` is there."""
         if step != self._steps[1] or not self._first:
             return None
         if self._profile is not None:
@@ -63,8 +63,8 @@ class Profiling:
         sizes[self._group.rank()] = len(self.trace.content) if self.trace else 0
         dist.all_reduce(sizes, group=self._group)
         if not sizes.any():
-            return {"kind": "warning", "text": f"no trace of steps {self._first} to {step}: {self._failed}"}
-        return {"kind": "profile", "first": self._first, "last": step, "bytes": sizes.tolist()}
+            return WarningReport(step=step, text=f"no trace of steps {self._first} to {step}: {self._failed}")
+        return ProfileReport(step=step, first=self._first, last=step, bytes=sizes.tolist())
 
     def close(self) -> None:
         """Forget a trace that has not come to its end."""

@@ -34,6 +34,7 @@ from workers import json_lines
 from workers.checkpoint import VERSION, Name, Rows, rows_of
 from workers.checkpoint_list import list_checkpoints, prune
 from workers.checkpoint_store import open_store, sha256_of
+from workers.reports import CheckpointReport, ColumnReport, WarningReport
 from workers.takeover import refuse_if_taken_over
 
 GRAVITY: tuple[Nature, ...] = ("away", "full", "wrong")
@@ -108,7 +109,7 @@ class Saver:
         self._rank = dist.get_rank(group)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._reports: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[ColumnReport] = queue.SimpleQueue()
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Copy what is to be saved, and save it while the caller goes on. If a save is under way, it is waited for.
@@ -143,9 +144,8 @@ class Saver:
         if self._error is not None:
             raise self._error
 
-    def reports(self) -> list[dict[str, Any]]:
-        """Of the checkpoints committed since the last call: `step`, `folder`; seconds that the caller stood still
-        (`stopped_seconds`; of these `waited_seconds` for the save before), and from the copy to the commit (`commit_seconds`)."""
+    def reports(self) -> list[ColumnReport]:
+        """Of the checkpoints committed since the last call, and what could not be removed."""
         told = []
         while not self._reports.empty():
             told.append(self._reports.get())
@@ -155,9 +155,7 @@ class Saver:
         try:
             folder = self._commit(state)
             seconds["commit_seconds"] = time.perf_counter() - began
-            self._reports.put(
-                {"kind": "checkpoint", "step": state["step"], "folder": f"{self._store.name}/{folder}", **seconds}
-            )
+            self._reports.put(CheckpointReport(step=state["step"], folder=f"{self._store.name}/{folder}", **seconds))
             if self._rank == 0:
                 self._prune(state["step"], folder)
         except BaseException as error:  # it is raised again where the loop waits for it
@@ -184,7 +182,7 @@ class Saver:
         """On rank 0 alone. It raises nothing: the step is committed, and the others know no better."""
 
         def say(note: str) -> None:
-            self._reports.put({"kind": "warning", "step": step, "text": note})
+            self._reports.put(WarningReport(step=step, text=note))
 
         try:
             refuse_if_taken_over(self._place, self._attempt)

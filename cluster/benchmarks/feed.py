@@ -27,6 +27,7 @@ from cluster.ray_session import ray_session
 from cluster.signals import StopSignals
 from cluster.supervisor import Supervisor
 from configs.loader import load
+from workers.reports import Report, TrainReport
 
 STEPS_PER_EPOCH, EPOCHS, WARM_UP_STEPS = 6, 4, 3
 SAMPLE_SECONDS = 0.2
@@ -72,7 +73,7 @@ def _plan(folder: Path, batch: int) -> Plan:
 
 
 def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder: Path) -> dict[str, Any]:
-    reports: list[dict[str, Any]] = []
+    trained: list[TrainReport] = []
     marks: dict[str, list[float]] = {name: [] for name in ("driver", "feed", "seconds")}
     peaks = {"object store": 0, "objects": 0, "in training": 0}
 
@@ -82,13 +83,14 @@ def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder:
         marks["feed"].append(supervisor.feed_counts[0]["seconds_feeding"] + _ray_seconds(columns[0]))
         marks["seconds"].append(time.monotonic())
 
-    def on_report(report: dict[str, Any]) -> None:
-        reports.append(report)
-        if report["kind"] == "train" and report["step"] in (WARM_UP_STEPS, plan.program().total_steps):
+    def on_report(report: Report) -> None:
+        if not isinstance(report, TrainReport):
+            return
+        trained.append(report)
+        if report.step in (WARM_UP_STEPS, plan.program().total_steps):
             mark()
-        if report["kind"] == "train":
-            print(f"\rstep {report['step']} of {plan.program().total_steps}", end="", flush=True)
-            peaks["in training"] = max(_peak_rss(process) for process in columns)
+        print(f"\rstep {report.step} of {plan.program().total_steps}", end="", flush=True)
+        peaks["in training"] = max(_peak_rss(process) for process in columns)
 
     columns = [psutil.Process(about["pid"]) for about in group.about]
     at_start = [_peak_rss(process) for process in columns]
@@ -98,17 +100,17 @@ def _run(plan: Plan, group: WorkerGroup, signals: StopSignals, ray: Any, folder:
     print()
     if not isinstance(outcome, Finished):
         raise RunFailed(str(outcome))
-    trained = [report for report in reports if report["kind"] == "train" and report["step"] > WARM_UP_STEPS]
-    edges = {report["step"] for report in trained if (report["step"] - 1) % STEPS_PER_EPOCH == 0}
+    trained = [report for report in trained if report.step > WARM_UP_STEPS]
+    edges = {report.step for report in trained if (report.step - 1) % STEPS_PER_EPOCH == 0}
     steps, seconds = len(trained), marks["seconds"][1] - marks["seconds"][0]
     return {
         "steps": steps,
-        "images_per_second": statistics.median(report["images_per_second"] for report in trained),
-        "data_wait": sum(report["data_wait"] / report["images_per_second"] for report in trained)
-        / sum(1 / report["images_per_second"] for report in trained),
-        "data_wait_at_edges": max(report["data_wait"] for report in trained if report["step"] in edges),
+        "images_per_second": statistics.median(report.images_per_second for report in trained),
+        "data_wait": sum(report.data_wait / report.images_per_second for report in trained)
+        / sum(1 / report.images_per_second for report in trained),
+        "data_wait_at_edges": max(report.data_wait for report in trained if report.step in edges),
         "edges": sorted(edges),
-        "exchange_wait": statistics.median(report["exchange_wait"] for report in trained),
+        "exchange_wait": statistics.median(report.exchange_wait for report in trained),
         **{f"{name}_core": (marks[name][1] - marks[name][0]) / seconds for name in ("driver", "feed")},
         **{f"{name}_ms_per_batch": (marks[name][1] - marks[name][0]) / steps * 1e3 for name in ("driver", "feed")},
         "column_bytes": max(_peak_rss(process) for process in columns),

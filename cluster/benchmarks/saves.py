@@ -16,6 +16,7 @@ from alexnet.optimizer import PaperSGD
 from cluster.benchmarks.rounds import spread
 from configs import schema
 from configs.loader import load
+from workers.reports import CheckpointReport
 from workers.saving import Saver
 
 COLUMNS = 2
@@ -69,7 +70,9 @@ def _column(rank: int, port: int, rounds: int, folder: str) -> None:
             figures["computing beside a save" if beside else "computing"].append(computing)
             if beside:
                 figures["stopped"].append(seconds)
-                figures["commit"] += [report["commit_seconds"] for report in saver.reports()]
+                figures["commit"] += [
+                    report.commit_seconds for report in saver.reports() if isinstance(report, CheckpointReport)
+                ]
         if rank == 0:
             print(f"round {number} of {rounds}" if number else "warming up", flush=True)
     if rank == 0:

@@ -25,6 +25,7 @@ from cluster.signals import StopSignals
 from cluster.supervisor import Supervisor
 from configs.loader import load
 from configs.schema import Config
+from workers.reports import Report, TrainReport
 
 STEPS = 8
 """That are measured, after as many to warm up."""
@@ -88,12 +89,12 @@ def _turns(config: Config, folder: Path, *, seen: bool) -> Callable[[], float]:
     return turn
 
 
-def _seconds(group: WorkerGroup, signals: StopSignals, hear: Callable[[dict[str, Any]], None], folder: Path) -> float:
+def _seconds(group: WorkerGroup, signals: StopSignals, hear: Callable[[Report], None], folder: Path) -> float:
     moments: dict[int, float] = {}
 
-    def on_report(report: dict[str, Any]) -> None:
-        if report["kind"] == "train":
-            moments[report["step"]] = report["seconds"]
+    def on_report(report: Report) -> None:
+        if isinstance(report, TrainReport):
+            moments[report.step] = report.seconds
         hear(report)
 
     outcome = Supervisor(group, signals, on_report, print).watch(group.train(str(folder / "checkpoints"), None))
@@ -103,7 +104,7 @@ def _seconds(group: WorkerGroup, signals: StopSignals, hear: Callable[[dict[str,
 
 
 @contextlib.contextmanager
-def _seen(plan: Plan, group: WorkerGroup) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _seen(plan: Plan, group: WorkerGroup) -> Iterator[Callable[[Report], None]]:
     """All that `cluster.train` has on a terminal; its lines are made, and go nowhere."""
     from rich.console import Console
 
@@ -123,5 +124,5 @@ def _seen(plan: Plan, group: WorkerGroup) -> Iterator[Callable[[dict[str, Any]],
 
 
 @contextlib.contextmanager
-def _unseen() -> Iterator[Callable[[dict[str, Any]], None]]:
+def _unseen() -> Iterator[Callable[[Report], None]]:
     yield lambda report: None

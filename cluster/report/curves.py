@@ -7,6 +7,7 @@ from cluster.report.drawing import LETTERS, add_legend, as_png, legend_height, n
 from cluster.report.groups import Group
 from cluster.report.records import RunRecord
 from cluster.reproduce.search import epochs_to, smoothed
+from workers.reports import TrainReport
 
 GOAL = 0.25
 """The training error that figure 1's dashed line stands at."""
@@ -20,25 +21,25 @@ def part_of_epoch(epochs: float) -> float:
     return next((width for width in WIDTHS if epochs / width >= POINTS), WIDTHS[-1])
 
 
-def averaged(reports: Sequence[dict[str, Any]], key: str, width: float) -> list[tuple[float, float]]:
+def averaged(reports: Sequence[TrainReport], key: str, width: float) -> list[tuple[float, float]]:
     """(epoch of the last report, mean by images) of the reports of each `width` of an epoch, in order."""
     found: list[tuple[float, float]] = []
     images = total = 0.0
     last = 0.0
     for number, report in enumerate(reports):
-        images += report["images"]
-        total += report["images"] * report[key]
+        images += report.images
+        total += report.images * getattr(report, key)
         ends = number + 1 == len(reports) or _part(reports[number + 1], width) != _part(report, width)
         if ends:
-            last = float(report["epoch"])
+            last = report.epoch
             found.append((last, total / max(images, 1)))
             images = total = 0.0
     return found
 
 
-def _part(report: dict[str, Any], width: float) -> int:
+def _part(report: TrainReport, width: float) -> int:
     # A report at the very end of a part belongs to it.
-    return int(report["epoch"] / width - 1e-9)
+    return int(report.epoch / width - 1e-9)
 
 
 def reached(record: RunRecord, goal: float = GOAL) -> float | None:
@@ -69,7 +70,7 @@ def draw_errors(groups: Sequence[Group]) -> bytes:
     def draw(axes: Any, run: RunRecord, look: dict[str, Any]) -> None:
         _plot(axes, _training(run, "top1_error"), {**look, "linestyle": "-"}, linewidth=0.8, alpha=0.4)
         for key, thick in (("top1_error", 2.0), ("top5_error", 1.0)):
-            points = [(report["epoch"], report[key]) for report in run.tested]
+            points = [(report.epoch, getattr(report, key)) for report in run.tested]
             _plot(axes, points, look, linewidth=thick, marker="o", markersize=2 + thick)
 
     title = "thick: validation top-1   thin: validation top-5   faint: training"
@@ -83,7 +84,7 @@ def draw_losses(groups: Sequence[Group]) -> bytes:
 
     def draw(axes: Any, run: RunRecord, look: dict[str, Any]) -> None:
         _plot(axes, _training(run, "loss"), {**look, "linestyle": "-"}, linewidth=0.8, alpha=0.4)
-        points = [(report["epoch"], report["loss"]) for report in run.tested]
+        points = [(report.epoch, report.loss) for report in run.tested]
         _plot(axes, points, look, linewidth=2, marker="o", markersize=4)
 
     title = "thick: validation   faint: training"
@@ -95,7 +96,7 @@ def draw_rates(groups: Sequence[Group]) -> bytes:
 
     def draw(axes: Any, run: RunRecord, look: dict[str, Any]) -> None:
         for key, thick in (("weights_rate", 2.0), ("biases_rate", 1.0)):
-            points = [(report["epoch"], report[key]) for report in run.train if report.get(key)]
+            points = [(report.epoch, getattr(report, key)) for report in run.train if getattr(report, key)]
             _plot(axes, points, look, linewidth=thick, drawstyle="steps-pre")
 
     title = "thick: weights   thin: biases"
@@ -106,7 +107,7 @@ def draw_speed(groups: Sequence[Group]) -> bytes:
     """Images per second in training steps."""
 
     def draw(axes: Any, run: RunRecord, look: dict[str, Any]) -> None:
-        points = [(report["epoch"], report["images_per_second"]) for report in run.train]
+        points = [(report.epoch, report.images_per_second) for report in run.train]
         _plot(axes, points, look, linewidth=1.2)
 
     return _drawn(groups, draw, lambda axes: axes.set_ylim(bottom=0), y="images/s")

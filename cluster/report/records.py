@@ -1,18 +1,18 @@
 """What a run's folder says of it: settings, reports of its log, errors, time. Without torch."""
 
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.evaluations import read as read_evaluations
 from cluster.network import find_run
-from cluster.run_state import STOCK, RunState, read_log, read_run
+from cluster.run_state import STOCK, RunState, read_log, read_run, that_count
 from cluster.totals import Totals
 from configs.errors import UserError
 from configs.loader import load, to_dict
 from configs.schema import Config
+from workers.reports import EvaluationReport, StartReport, TrainReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,9 @@ class RunRecord:
     settings: dict[str, Any]
     """The config as plain data."""
     state: RunState
-    train: list[dict[str, Any]]
+    train: list[TrainReport]
     """Reports of training, by step; what was gone over again after a failure counts once."""
-    tested: list[dict[str, Any]]
+    tested: list[EvaluationReport]
     """Evaluations in the course of training, likewise."""
     kept: list[dict[str, Any]]
     """Evaluations by `python -m cluster.evaluate`."""
@@ -77,12 +77,12 @@ class RunRecord:
 
     @property
     def epochs(self) -> float:
-        return float(self.train[-1]["epoch"]) if self.train else 0.0
+        return self.train[-1].epoch if self.train else 0.0
 
     def errors(self, views: Literal[1, 10]) -> Measured | None:
         """The newest known of the run's own validation set and settings: of the latest step, and of that the last evaluation."""
-        found = [_measured(report, 1) for report in self.tested if views == 1]
-        own = self.tested[-1]["images"] if self.tested else None
+        found = [_measured(vars(report), 1) for report in self.tested if views == 1]
+        own = self.tested[-1].images if self.tested else None
         for entry in self.kept:
             alike = self._is_own(entry) and own in (None, entry["images"])
             if "members" not in entry and entry["views"] == views and alike:
@@ -136,24 +136,14 @@ def _read(given: Path, label: str) -> RunRecord:
     path = find_run(given)[0]
     config = load(path / "config.yaml")
     totals = Totals()
-    train: list[dict[str, Any]] = []
-    tested: list[dict[str, Any]] = []
     wall, begun, last, stock = 0.0, 0.0, 0.0, False
-    for report in read_log(path / "log.jsonl"):
-        kind, now = report["kind"], float(report.get("time", 0.0))
-        stock = stock or report.get("ranks") == [STOCK]
-        if kind == "start":
-            wall, begun = wall + last - begun, now
-        last = max(now, begun)
-        if kind in ("train", "evaluation", "checkpoint"):
-            # Older versions, of the stock run too, did not say what time went on.
-            with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
-                totals.add(report)
-        if kind in ("train", "evaluation"):
-            into = train if kind == "train" else tested
-            while into and into[-1]["step"] >= report["step"]:
-                into.pop()
-            into.append(report)
+    logged = read_log(path / "log.jsonl")
+    train, tested = that_count(logged)
+    for report in logged:
+        if isinstance(report, StartReport):
+            wall, begun, stock = wall + last - begun, report.time, stock or list(report.ranks) == [STOCK]
+        last = max(report.time, begun)
+        totals.add(report)
     try:
         facts = DataFacts.load(path)
     except UserError:
@@ -191,7 +181,7 @@ def _source(config: Config, fingerprint: str | None) -> str:
     return manifest.source if fingerprint in (None, manifest.fingerprint) else ""
 
 
-def _measured(report: dict[str, Any], views: Literal[1, 10]) -> Measured:
+def _measured(report: Mapping[str, Any], views: Literal[1, 10]) -> Measured:
     return Measured(
         views=views,
         step=int(report.get("step", 0)),

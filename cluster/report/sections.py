@@ -39,7 +39,7 @@ def runs_table(records: Sequence[RunRecord]) -> Html:
 def state_note(record: RunRecord, step: int) -> Html:
     """What the page shows of a run that is not complete, or an empty text."""
     state = record.state
-    whole = state.begun.get("whole_steps")
+    whole = state.whole_steps
     of = f" of {whole:,}" if whole else ""
     if state.state == "complete" and step >= state.step:
         return Html("")
@@ -85,7 +85,7 @@ def paper_section(records: Sequence[RunRecord]) -> Html:
     note = Html("")
     if not known:
         first = records[0]
-        images = f" and {first.tested[-1]['images']:,} validation images" if first.tested else ""
+        images = f" and {first.tested[-1].images:,} validation images" if first.tested else ""
         note = paragraph(
             f"Ours are dashes: {'these runs were' if len(records) > 1 else 'this run was'} trained on other data "
             f"({first.classes:,} classes{images}), whose errors cannot be compared with these."
@@ -194,7 +194,7 @@ def _settings(group: Group) -> Html:
 def _doubts(groups: Sequence[Group], found: Sequence[ablations.Row]) -> list[Html]:
     told = []
     errors = [row.errors for row in found if row.errors]
-    images = min((run.tested[-1]["images"] for group in groups for run in group.runs if run.tested), default=0)
+    images = min((run.tested[-1].images for group in groups for run in group.runs if run.tested), default=0)
     if errors and 0 < images < NOISE_IMAGES:
         deviation = ablations.sampling_deviation(errors[0].top1, images)
         told.append(
@@ -257,7 +257,7 @@ def _views(views: int) -> str:
 
 
 def _steps(record: RunRecord) -> str:
-    whole = record.state.begun.get("whole_steps")
+    whole = record.state.whole_steps
     return f"{record.state.step:,}" + (f" of {whole:,}" if whole and whole != record.state.step else "")
 
 

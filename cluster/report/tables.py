@@ -46,7 +46,7 @@ def data_of(record: RunRecord) -> str | None:
 
     As the data set says of its source, or else by the number of classes and of images.
     """
-    images = record.tested[-1]["images"] if record.tested else None
+    images = record.tested[-1].images if record.tested else None
     for contest, wanted in IMAGES.items():
         said = record.source.startswith(contest.replace("-", ""))
         other = record.source.startswith("ILSVRC") and not said

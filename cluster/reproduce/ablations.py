@@ -128,9 +128,9 @@ def overfits_by(run: Path) -> float:
     result = read_result(run)
     assert result is not None, f"{run} is not complete"
     reports = train_reports(run)
-    last = [report for report in reports if report["epoch"] > reports[-1]["epoch"] - 1]
-    wrong = sum(report["top1_error"] * report["images"] for report in last)
-    return float(result["validation"]["top1_error"]) - wrong / sum(report["images"] for report in last)
+    last = [report for report in reports if report.epoch > reports[-1].epoch - 1]
+    wrong = sum(report.top1_error * report.images for report in last)
+    return float(result["validation"]["top1_error"]) - wrong / sum(report.images for report in last)
 
 
 def evaluated(wanted: Ablations, name: str) -> dict[int, Errors]:

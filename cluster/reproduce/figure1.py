@@ -111,7 +111,7 @@ def _curve(wanted: Figure1, units: str) -> Curve:
         rate=rate,
         searched=errors,
         epochs_to_target=epochs_to(points, wanted.target),
-        trained_epochs=reports[-1]["epoch"],
+        trained_epochs=reports[-1].epoch,
         points=points,
     )
 
@@ -138,7 +138,7 @@ def _train_on(wanted: Figure1, units: str, rate: float) -> None:
     """Continue the run of the search until the target is reached, or for the most epochs."""
     run, enough = wanted.run(units, rate, wanted.most_epochs), _reaches(wanted.target)
     reports = train_reports(run.folder)
-    if enough(reports) or reports[-1]["epoch"] >= wanted.most_epochs - 1e-6:
+    if enough(reports) or reports[-1].epoch >= wanted.most_epochs - 1e-6:
         return
     Series([wanted.most_epochs]).train(run, wanted.most_epochs, until=enough)
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from workers.reports import ErrorsReport
 
 WINDOW_EPOCHS = 0.5
 """An error is a mean over the reports of about this much training."""
@@ -15,13 +16,13 @@ class Point:
     """Top-1 error in training, 0 to 1."""
 
 
-def error_at_end(reports: Sequence[Mapping[str, Any]], epochs: float) -> float | None:
+def error_at_end(reports: Sequence[ErrorsReport], epochs: float) -> float | None:
     """Mean training error over the last half epoch of the first `epochs`; None if they have not been trained."""
     # The last step of a run may lie a little beyond its epochs.
-    end = next((one["epoch"] for one in reports if one["epoch"] >= epochs - 1e-6), None)
+    end = next((one.epoch for one in reports if one.epoch >= epochs - 1e-6), None)
     if end is None:
         return None
-    return _mean([one for one in reports if end - WINDOW_EPOCHS + 1e-6 < one["epoch"] <= end])
+    return _mean([one for one in reports if end - WINDOW_EPOCHS + 1e-6 < one.epoch <= end])
 
 
 def best_rate(errors: Mapping[float, float | None]) -> float:
@@ -42,10 +43,10 @@ def next_rate(errors: Mapping[float, float | None]) -> float | None:
     return _round(best * rates[-1] / rates[-2]) if best == rates[-1] else None
 
 
-def smoothed(reports: Sequence[Mapping[str, Any]]) -> list[Point]:
+def smoothed(reports: Sequence[ErrorsReport]) -> list[Point]:
     """The mean training error over each stretch of WINDOW_EPOCHS that ends with a report, at the stretch's middle."""
     points, before = [], 0.0
-    starts = [before, *(one["epoch"] for one in reports)]
+    starts = [before, *(one.epoch for one in reports)]
     for end in range(1, len(reports) + 1):
         first = end - 1
         while first > 0 and starts[end] - starts[first] < WINDOW_EPOCHS - 1e-6:
@@ -67,9 +68,9 @@ def epochs_to(points: Sequence[Point], target: float) -> float | None:
     return None
 
 
-def _mean(reports: Sequence[Mapping[str, Any]]) -> float:
-    images = sum(one["images"] for one in reports)
-    return float(sum(one["top1_error"] * one["images"] for one in reports) / images)
+def _mean(reports: Sequence[ErrorsReport]) -> float:
+    images = sum(one.images for one in reports)
+    return float(sum(one.top1_error * one.images for one in reports) / images)
 
 
 def _round(rate: float) -> float:

@@ -8,19 +8,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cluster.console import RunConsole, clock
 from cluster.failures import RunFailed
 from cluster.run_folder import RunFolder
-from cluster.run_state import read_log, read_run
+from cluster.run_state import read_log, read_run, that_count
 from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
 from configs.loader import load
 from workers import json_lines
+from workers.reports import CheckpointReport, EndReport, Report, StartReport, TrainReport, from_json
 
 POLL_SECONDS = 0.5
-Reports = list[dict[str, Any]]
+Reports = list[TrainReport]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +46,14 @@ class Wanted:
 
 
 def train_reports(folder: Path) -> Reports:
-    """A run's reports of training, in order, each step once: what was done again after a fault counts as it was then."""
-    by_step = {report["step"]: report for report in read_log(folder / "log.jsonl") if report.get("kind") == "train"}
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def ended(folder: Path) -> dict[str, Any] | None:
-    """The last `end` in a run's log; None if it is under way, or there is no run."""
-    last = [report for report in read_log(folder / "log.jsonl") if report.get("kind") in ("start", "end")][-1:]
-    return last[0] if last and last[0]["kind"] == "end" else None
+    """A run's reports of training that count, by step."""
+    return that_count(read_log(folder / "log.jsonl"))[0]
 
 
 def has_diverged(folder: Path) -> bool:
-    """Whether a run ended because its loss was no number."""
-    end = ended(folder)
-    return end is not None and "diverged" in end.get("why", "")
+    """Whether a run's last start ended because its loss was no number."""
+    last = [report for report in read_log(folder / "log.jsonl") if isinstance(report, StartReport | EndReport)][-1:]
+    return any("diverged" in report.why for report in last if isinstance(report, EndReport))
 
 
 class Series:
@@ -112,7 +106,7 @@ def _train(run: Wanted, until: Callable[[Reports], bool]) -> Literal["finished",
             with RunConsole(0) as console:
                 while process.poll() is None:
                     for report in seen.read():
-                        if report["kind"] != "checkpoint":
+                        if not isinstance(report, CheckpointReport):
                             console.report(report)
                     if not stopped and (signals.requested or until(train_reports(folder))):
                         process.send_signal(signal.SIGINT)
@@ -146,7 +140,7 @@ class _Tail:
     def __init__(self, file: Path) -> None:
         self._file, self._at = file, 0
 
-    def read(self) -> Reports:
+    def read(self) -> list[Report]:
         try:
             with self._file.open("rb") as log:
                 log.seek(self._at)
@@ -155,4 +149,4 @@ class _Tail:
             return []
         whole = new[: new.rfind(b"\n") + 1]
         self._at += len(whole)
-        return json_lines.parse(whole.splitlines())
+        return from_json(json_lines.parse(whole.splitlines()))

@@ -6,6 +6,7 @@ import pickle
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import ray
 
 from configs.schema import Config
+from tests.cluster.reports import train as report_of
 from workers.mesh import Mesh
 from workers.progress import ProgressTeller
+from workers.reports import CheckpointReport, ColumnReport
 
 SCRIPT = "script.pickle"
 """In the run's folder: the driver's pid, and of each attempt a list of acts, (method, argument ...)."""
@@ -27,9 +30,10 @@ class PlayedColumn:
         self._name, self._rank = mesh.name(rank), rank
         self._folder = Path(config.runs_folder, config.name)
         self._driver, self._attempts = pickle.loads((self._folder / SCRIPT).read_bytes())
-        self._reports: list[dict[str, Any]] = []
+        self._reports: list[ColumnReport] = []
         self._progress = ProgressTeller()
         self._asked_to_stop, self._stopped = threading.Event(), False
+        self._taken, self._withheld = 0, False
 
     def about(self) -> dict[str, Any]:
         node = ray.get_runtime_context().get_node_id()
@@ -43,7 +47,8 @@ class PlayedColumn:
     def open_feed(self, *arguments: Any) -> None: ...
 
     def status(self, reports_seen: int, messages_seen: int) -> Any:
-        reports = self._reports[reports_seen:]
+        self._taken = reports_seen
+        reports = [] if self._withheld else self._reports[reports_seen:]
         return SimpleNamespace(progress=self._progress.read(), reports=reports, messages=[], feed_counts={})
 
     def stop(self) -> None:
@@ -68,10 +73,19 @@ class PlayedColumn:
                 "version": 1,
                 "shapes": {},
                 "files": [],
+                "reports": [report.as_json() for report in self._reports],
             }
             (folder / "state.json").write_text(json.dumps(state))
-            seconds = dict.fromkeys(("seconds", "stopped_seconds", "waited_seconds", "commit_seconds"), 0.0)
-            self._reports.append({"kind": "checkpoint", "step": step, "folder": str(folder), **seconds})
+            self._reports.append(CheckpointReport(step=step, folder=str(folder)))
+
+    def train_step(self, step: int) -> None:
+        self._reports.append(replace(report_of(step), seconds=time.monotonic()))
+
+    def wait_until_taken(self) -> None:
+        """All that was reported until now; later reports are not handed over any more."""
+        while self._rank == 0 and self._taken < len(self._reports):
+            self.work(0.05)
+        self._withheld = True
 
     def die(self, rank: int) -> None:
         if self._rank == rank:

@@ -82,12 +82,12 @@ class Play:
         self.run.path.joinpath(SCRIPT).write_bytes(pickle.dumps((os.getpid(), acts)))
         self._out, self.signals = io.StringIO(), StopSignals()
         console = RunConsole(100, rich=Console(file=self._out, width=1000))
-        self._reporting = Reporting(self.run, plan, console, start_step=0, sinks={})
-        self.attempts = PlayedAttempts(self.run, plan, self.signals, console, self._reporting, 1)
+        self.reporting = Reporting(self.run, plan, console, start_step=0, sinks={})
+        self.attempts = PlayedAttempts(self.run, plan, self.signals, console, self.reporting, 1)
         self.attempts.taken, self.attempts.seconds = taken or {}, taken_seconds
 
     def perform(self) -> Finished | Stopped:
-        with self.signals, self._reporting:
+        with self.signals, self.reporting:
             try:
                 return self.attempts.train()
             finally:
@@ -97,6 +97,6 @@ class Play:
     def text(self) -> str:
         return self._out.getvalue()
 
-    def log(self, kind: str) -> list[dict[str, Any]]:
+    def log(self, *kinds: str) -> list[dict[str, Any]]:
         entries = map(json.loads, self.run.log.read_text().splitlines())
-        return [entry for entry in entries if entry["kind"] == kind]
+        return [entry for entry in entries if entry["kind"] in kinds]

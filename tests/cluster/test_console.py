@@ -1,21 +1,21 @@
 """What a run prints where there is no terminal: plain lines that can be read later."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from cluster import console
 from cluster.console import RunConsole, clock, errors_table, progress
+from workers.reports import CheckpointReport, EvaluationReport, TrainReport, WarningReport
 
-TRAIN = {
-    "kind": "train", "step": 1200, "epoch": 1.5, "images": 1280, "loss": 2.34567, "top1_error": 0.5, "top5_error": 0.25,
-    "images_per_second": 1234.5, "data_wait": 0.125, "exchange_wait": 0.4, "weights_rate": 0.01, "biases_rate": 0.02,
-    "seconds": 10.0,
-}  # fmt: skip
-EVALUATION = {
-    "kind": "evaluation", "step": 1200, "epoch": 1.5, "images": 50_000, "loss": 1.5, "top1_error": 0.4066,
-    "top5_error": 0.1821, "seconds": 11.0,
-}  # fmt: skip
+TRAIN = TrainReport(
+    step=1200, epoch=1.5, images=1280, loss=2.34567, top1_error=0.5, top5_error=0.25, images_per_second=1234.5, data_wait=0.125,
+    exchange_wait=0.4, weights_rate=0.01, biases_rate=0.02, seconds=10.0,
+)  # fmt: skip
+EVALUATION = EvaluationReport(
+    step=1200, epoch=1.5, images=50_000, loss=1.5, top1_error=0.4066, top5_error=0.1821, seconds=11.0
+)
 
 
 def test_train_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +24,7 @@ def test_train_lines(capsys: pytest.CaptureFixture[str]) -> None:
         run.report(TRAIN)
         assert run.last_train == TRAIN
         # 100 steps took 50 s, and 8,700 are left.
-        run.report({**TRAIN, "step": 1300, "seconds": 60.0})
+        run.report(replace(TRAIN, step=1300, seconds=60.0))
     first, second = capsys.readouterr().out.splitlines()
     assert first == (
         "step 1,200/10,000  epoch 1.50  loss 2.346  top-1 error 50.0%  top-5 error 25.0%  "
@@ -37,7 +37,7 @@ def test_evaluation_and_checkpoint_lines_and_long_ones_that_are_not_broken(capsy
     folder = "runs/[demo]/checkpoints/step-00001200"
     with RunConsole(10) as run:
         run.report(EVALUATION)
-        run.report({"kind": "checkpoint", "step": 1200, "folder": folder, "seconds": 12.0})
+        run.report(CheckpointReport(step=1200, folder=folder, seconds=12.0))
         for message in ("column r0 c0: pid 12 on [::1]", "word " * 99 + "word"):
             run.message(message)
     assert capsys.readouterr().out.splitlines() == [
@@ -50,7 +50,7 @@ def test_evaluation_and_checkpoint_lines_and_long_ones_that_are_not_broken(capsy
 
 
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    errors_table([("validation, centre view", EVALUATION), ("training", {**TRAIN, "loss": 12.0})])
+    errors_table([("validation, centre view", vars(EVALUATION)), ("training", {**vars(TRAIN), "loss": 12.0})])
     printed = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in printed.splitlines()]
     assert ["images", "number", "loss", "top-1 error", "top-5 error"] in rows
@@ -85,7 +85,7 @@ def test_quiet_leaves_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
         run.message("column r0 c0: pid 12")
         run.report(TRAIN)
         run.report(EVALUATION)
-        run.report({"kind": "warning", "step": 0, "text": "runs unfused"})
+        run.report(WarningReport(step=0, text="runs unfused"))
         run.note("data worker r0 #0 died")
     assert capsys.readouterr().out == "note: runs unfused\ndata worker r0 #0 died\n"
     assert run.last_train == TRAIN

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from cluster import metrics
 from cluster.metrics import METRICS, RayMetrics
 from cluster.tensorboard import TensorBoard
-from tests.cluster.reports import end, evaluation, saved, start, train
+from tests.cluster.reports import attempt, end, evaluation, restart, saved, start, train
 from tests.cluster.runs import PROJECT
 from workers.mesh import Mesh
+from workers.reports import Report
 
 MONITORING = PROJECT / "configs" / "monitoring"
 BOARD = (MONITORING / "grafana" / "board.json").read_text()
@@ -92,9 +94,9 @@ def test_a_restart_counts_steps_again_and_a_new_feed_from_zero(recorded: Values)
     """Steps 21 to 60 are made twice; the second feed decodes 64 * 20 images until step 40."""
     sink = RayMetrics("a", MESH)
     again = train(40, decoding=3.0)
-    again["feeds"][0] |= {"decoded": 64 * 20}
-    restart = {"kind": "restart", "step": 20, "cause": "died", "time": 20.0}
-    for report in (start(20), train(60, decoding=12.0), restart, again):
+    assert again.feeds
+    again.feeds[0]["decoded"] = 64 * 20
+    for report in (start(20), train(60, decoding=12.0), restart(20), attempt(20), again):
         sink.report(report)
     assert recorded["alexnet_steps", "a"] == 40 + 20
     assert recorded["alexnet_decoded_images", "a", "0"] == 64 * 60 + 64 * 20
@@ -105,7 +107,7 @@ def test_a_restart_counts_steps_again_and_a_new_feed_from_zero(recorded: Values)
 def test_one_process_with_both_columns_is_called_so(recorded: Values) -> None:
     """And a feed that has not answered yet has no values."""
     sink = RayMetrics("a", Mesh(replicas=2, processes_per_replica=1, columns_per_process=2, device="cuda"))
-    sink.report({**train(20, compute=(3.0, 4.0)), "feeds": [{}]})
+    sink.report(replace(train(20, compute=(3.0, 4.0)), feeds=[{}]))
     assert recorded["alexnet_spent_seconds", "a", "1", "0-1", "compute"] == 4.0
     assert not any(name.startswith(("alexnet_feed", "alexnet_decode")) for name, *_ in recorded)
 
@@ -197,7 +199,7 @@ def scalars(file: Path) -> dict[tuple[str, int], float]:
 
 
 def test_what_reports_say_in_numbers(tmp_path: Path) -> None:
-    sink = TensorBoard(tmp_path / "events", RANKS)
+    sink = TensorBoard(tmp_path / "events", RANKS, [])
     sink.report(start())
     assert not (tmp_path / "events").exists(), "a run that never trains has no file"
     trained = train(20, data=(1.0, 0.5), exchange=(1.0, 1.5), loss=2.25)
@@ -219,7 +221,7 @@ def test_what_reports_say_in_numbers(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_back_takes_back_what_it_had_reported(tmp_path: Path) -> None:
     """A restart from the checkpoint of step 20, after step 60: a new file says that steps from 40 on have not been."""
-    sink = TensorBoard(tmp_path / "events", RANKS)
+    sink = TensorBoard(tmp_path / "events", RANKS, [])
     for step in (20, 40, 60, 40, 60):
         sink.report(train(step))
     sink.close()
@@ -232,4 +234,34 @@ def test_a_run_that_goes_back_takes_back_what_it_had_reported(tmp_path: Path) ->
     # A full disk is an error at once.
     (tmp_path / "file").write_text("where the folder should be")
     with pytest.raises(OSError, match="file"):
-        TensorBoard(tmp_path / "file", RANKS).report(train(20))
+        TensorBoard(tmp_path / "file", RANKS, []).report(train(20))
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_the_log_has_and_a_killed_process_had_not_written_is_written_by_the_next(
+    tmp_path: Path, torn: bool
+) -> None:
+    """Also where the last event was being written."""
+    logged: list[Report] = [
+        start(time=1.0),
+        *(train(step) for step in (20, 40, 60)),
+        evaluation(60, time=12.5),
+        start(60, time=13.0),
+    ]
+    sink = TensorBoard(tmp_path / "events", RANKS, [])
+    for report in logged[: 4 if torn else 3]:
+        sink.report(report)
+    [file] = (tmp_path / "events").iterdir()
+    if torn:
+        file.write_bytes(file.read_bytes()[:-3])
+    for step in (80, 100):  # twice, for what is there is not written again
+        logged.append(train(step))
+        again = TensorBoard(tmp_path / "events", RANKS, logged[:-1])
+        again.report(start(60))
+        again.report(logged[-1])
+        again.close()
+    first, second, third = sorted((tmp_path / "events").iterdir())
+    assert torn or [event.step for event in events(first)] == [20, 20, 20, 40]
+    assert [event.step for event in events(second)] == [60, 60, 60, 60, 80]
+    assert [event.step for event in events(third)] == [100, 100, 100]
+    assert scalars(second)["loss/validation", 60] == 0.75

@@ -105,7 +105,7 @@ def test_the_next_attempt_is_later_than_every_one_known(begun: Path) -> None:
     """Of all commands; also of a log that was lost, or is on another machine."""
     run = folder(begun)
     assert (run.attempts(), run.next_attempt()) == (0, 1)
-    entries = [{"kind": "attempt", "number": 1}, {"kind": "train", "number": 7}, {"kind": "attempt", "number": 2}]
+    entries = [{"kind": kind, "number": n, "step": 0} for kind, n in (("attempt", 1), ("failure", 7), ("attempt", 2))]
     run.log.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"kind": "attempt", "num')
     assert (run.attempts(), run.next_attempt()) == (2, 3)
     run.to_go_on_from(7, pytest.fail)

@@ -10,19 +10,20 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.run_state import read_run
+from cluster.run_state import read_run, that_count
 from cluster.runs import main
 from configs.errors import UserError
-from tests.cluster.reports import end, evaluation, saved, start, train
+from tests.cluster.reports import attempt, end, evaluation, lines, restart, saved, start, train
+from workers.reports import Ended, Report, VerdictReport
 
 
-def make(root: Path, name: str, *reports: dict[str, Any], torn: str = "", **started: Any) -> Path:
+def make(root: Path, name: str, *reports: Report, torn: str = "", **started: Any) -> Path:
     """A run's folder. started: what differs in the entry of its start from a process of this machine that is gone."""
     path = root / name
     (path / "checkpoints" / "step-00000020").mkdir(parents=True)
     (path / "checkpoints" / "step-00000020" / "state.json").write_text("{}")
     (path / "config.yaml").write_text("data: {path: data/demo}\n")
-    (path / "log.jsonl").write_text("".join(json.dumps(report) + "\n" for report in reports) + torn)
+    (path / "log.jsonl").write_text(lines(reports) + torn)
     entry = {
         "started": "2026-01-02T03:04:05+0000", "command": ["python", "-m", "cluster.train"], "host": socket.gethostname(),
         "pid": 1, "process_started": 5.0, "commit": None,
@@ -35,7 +36,11 @@ def make(root: Path, name: str, *reports: dict[str, Any], torn: str = "", **star
 ALIVE: dict[str, Any] = {"pid": os.getpid(), "process_started": psutil.Process().create_time()}
 ELSEWHERE: dict[str, Any] = {"host": "another-machine"}
 GONE = f"process PID on {socket.gethostname()} is gone without a word: killed, or the machine went down"
-ENDS = [("finished", "", "complete"), ("stopped", "", "stopped"), ("failed", "column r0 c1 died", "failed")]
+ENDS: list[tuple[Ended, str, str]] = [
+    ("finished", "", "complete"),
+    ("stopped", "", "stopped"),
+    ("failed", "column r0 c1 died", "failed"),
+]
 
 
 @pytest.mark.parametrize(
@@ -55,11 +60,11 @@ ENDS = [("finished", "", "complete"), ("stopped", "", "stopped"), ("failed", "co
         ),
     ],
 )
-def test_state(tmp_path: Path, started: dict[str, Any], reports: list[dict[str, Any]], state: str, why: str) -> None:
+def test_state(tmp_path: Path, started: dict[str, Any], reports: list[Report], state: str, why: str) -> None:
     """By its process, else by how the log of its last start ends; one that was killed left half a line."""
     torn = '{"kind": "train", "st' if why == GONE else ""
     run = read_run(make(tmp_path, "a", *reports, torn=torn, **started))
-    assert (run.state, run.step) == (state, max(report["step"] for report in reports))
+    assert (run.state, run.step) == (state, max(report.step for report in reports))
     assert run.why == why.replace("PID", str(run.start["pid"]))
 
 
@@ -81,6 +86,16 @@ def test_a_run_of_an_older_version_is_complete_by_its_result(tmp_path: Path) -> 
     for step, state in ((20, "complete"), (10, "failed")):  # and then it was made longer, and killed
         (path / "result.json").write_text(f'{{"step": {step}}}')
         assert read_run(path).state == state
+
+
+def test_what_counts_is_what_the_attempt_reported_that_went_on() -> None:
+    """The second one began at step 40, reports every 20 steps instead of every 10, and tells what the first had not told."""
+    first = [*(train(step, loss=1.0) for step in (10, 20, 30)), evaluation(30), train(50, loss=1.0)]
+    late, again = train(40, loss=1.0), evaluation(40, time=99.0)
+    second = [train(60, loss=2.0), train(80, loss=2.0)]
+    reports = [start(), *first, start(40), late, evaluation(40), attempt(40), again, *second, end("finished", 80)]
+    trained, tested = that_count(reports)
+    assert (trained, tested) == ([*first[:3], late, *second], [first[3], again])
 
 
 def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +121,8 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "ray", None)
-    said = {"kind": "verdict", "step": 20, "text": "data workers are the bottleneck", "time": 5.0}
-    restart = {"kind": "restart", "step": 20, "cause": "died", "time": 6.0}
-    make(tmp_path / "runs", "a", start(time=0.0), train(20), said, restart, train(40), end("stopped", 40, time=100.0))
+    said = VerdictReport(step=20, text="data workers are the bottleneck", time=5.0)
+    make(tmp_path / "runs", "a", start(), train(20), said, restart(20, 6.0), train(40), end("stopped", 40, time=100.0))
     assert main(["show", "a"]) == 0
     printed = capsys.readouterr().out
     for line in (

@@ -126,7 +126,7 @@ def test_starving_run_is_told_so_and_a_failing_sink_leaves_it_alone(
     assert f"note: {verdicts[0]}" == lines[1]
     assert (run.folder / "from the sink").read_text() == "3"
     state = read_run(run.folder)
-    assert (state.state, state.said[0]["text"]) == ("stopped", verdicts[0])
+    assert (state.state, state.said[0].as_json()["text"]) == ("stopped", verdicts[0])
     # A sink that is none ends the run before it begins.
     run = Run(folder, "no-sink", arguments=(str(SMALL), "name=no-sink", "--sink", "nowhere:Sink"))
     assert run.finish(60) == 2

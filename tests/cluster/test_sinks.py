@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,22 +15,23 @@ from cluster.run_state import read_log
 from cluster.sinks import JsonLines, Sinks, find_sinks, make_sinks
 from configs.errors import UserError
 from tests.cluster.runs import PROJECT
+from workers.reports import Report, VerdictReport, WarningReport
 
 
 class Kept:
-    """Keeps steps of reports; hangs, or fails, at one of them. Given by name, it is made with two arguments."""
+    """Keeps steps of reports; hangs, or fails, at one of them."""
 
-    def __init__(self, *made_with: Any, fails_at: int | None = None, hangs_at: int | None = None) -> None:
-        self.made_with, self.steps, self.closed = made_with, list[int](), 0
+    def __init__(self, *, fails_at: int | None = None, hangs_at: int | None = None) -> None:
+        self.steps, self.closed = list[int](), 0
         self.release = threading.Event()
         self._fails_at, self._hangs_at = fails_at, hangs_at
 
-    def report(self, report: dict[str, Any]) -> None:
-        if report["step"] == self._fails_at:
+    def report(self, report: Report) -> None:
+        if report.step == self._fails_at:
             raise OSError("no space\nleft")
-        if report["step"] == self._hangs_at:
+        if report.step == self._hangs_at:
             self.release.wait(30)
-        self.steps.append(report["step"])
+        self.steps.append(report.step)
 
     def close(self) -> None:
         self.closed += 1
@@ -43,7 +44,7 @@ def test_reports_reach_all_in_order_and_all_are_closed() -> None:
     now, later = Kept(), Kept()
     both = Sinks({"now": now}, {"later": later}, told.append)
     for step in range(100):
-        both.report({"step": step})
+        both.report(WarningReport(step=step, text=""))
         assert now.steps[-1] == step
     both.close()
     assert now.steps == later.steps == list(range(100))
@@ -57,7 +58,7 @@ def test_one_that_fails_is_left_out_with_one_line(behind: bool) -> None:
     first, second = {"failing": failing}, {"other": other}
     both = Sinks(second, first, told.append) if behind else Sinks(first | second, {}, told.append)
     for step in range(5):
-        both.report({"step": step})
+        both.report(WarningReport(step=step, text=""))
     both.close()
     assert failing.steps == [0, 1] and other.steps == [0, 1, 2, 3, 4]
     assert told == ["note: failing gets no more reports of this run (OSError: no space left); the run goes on"]
@@ -74,7 +75,7 @@ def test_one_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch, ha
     hanging, other = Kept(hangs_at=hangs_at), Kept()
     both = Sinks({"other": other}, {"hanging": hanging}, told.append)
     for step in range(20):
-        both.report({"step": step})
+        both.report(WarningReport(step=step, text=""))
     assert other.steps == list(range(20)) and (len(told) == 1) == (hangs_at == 1)
     both.close()
     hanging.release.set()
@@ -91,24 +92,43 @@ def test_log_goes_on_when_it_can_be_written_again(small_disk: Path) -> None:
     told: list[str] = []
     file, filler = small_disk / "log.jsonl", small_disk / "filler"
     log = JsonLines(file, told.append)
-    log.report({"step": 1, "kind": "train"})
+    log.report(WarningReport(step=1, text=""))
     with filler.open("wb") as full:
         os.posix_fallocate(full.fileno(), 0, shutil.disk_usage(small_disk).free)
     for step in (2, 3, 4):
-        log.report({"step": step, "kind": "train", "text": "x" * 10_000})
+        log.report(WarningReport(step=step, text="x" * 10_000))
     assert told == [f"note: {file} misses reports of this run (No space left on device); the run goes on"]
     filler.unlink()
     for step in (5, 6):
-        log.report({"step": step, "kind": "train"})
-    assert [report["step"] for report in read_log(file)] == [1, 5, 6]
+        log.report(WarningReport(step=step, text=""))
+    assert [report.step for report in read_log(file)] == [1, 5, 6]
     assert told[1:] == [f"note: {file} can be written again; it misses 3 report(s)"]
 
 
-def test_others_sinks_are_made_with_folder_and_config(tmp_path: Path) -> None:
-    name = f"{__name__}:Kept"
+VERDICT = {"kind": "verdict", "step": 7, "text": "slow", "time": 2.0}
+
+
+class Others:
+    """As other people write them."""
+
+    given: ClassVar[list[Any]] = []
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.given.append((folder, config))
+
+    def report(self, report: dict[str, Any]) -> None:
+        self.given.append(report)
+
+    def close(self) -> None:
+        self.given.append("closed")
+
+
+def test_others_sinks_are_made_with_folder_and_config_and_are_given_plain_data(tmp_path: Path) -> None:
+    name = f"{__name__}:Others"
     [(found, sink)] = make_sinks(find_sinks([name]), tmp_path, {"name": "a"}).items()
-    assert found == name and isinstance(sink, Kept)
-    assert sink.made_with == (tmp_path, {"name": "a"})
+    sink.report(VerdictReport(step=7, text="slow", time=2.0))
+    sink.close()
+    assert (found, Others.given) == (name, [(tmp_path, {"name": "a"}), VERDICT, "closed"])
     with pytest.raises(UserError, match="--sink json:dumps could not be made"):
         make_sinks(find_sinks(["json:dumps"]), tmp_path, {})
 

@@ -65,6 +65,17 @@ def test_failures_are_counted_since_the_last_checkpoint(tmp_path: Path) -> None:
     assert "column r0 c1 (pid " in play.text and "was killed" in play.text
 
 
+def test_what_a_checkpoint_holds_and_the_log_lacks_is_told_once_before_the_next_attempt(tmp_path: Path) -> None:
+    steps: list[Act] = [("train_step", step) for step in range(1, 5)]
+    first = [*steps[:2], ("wait_until_taken",), steps[2], *saves(3, steps[3], *DIES)]
+    play = finished(Play(tmp_path, first, DIES, [steps[3]]))
+    told = [(entry["kind"], entry["step"]) for entry in play.log("start", "attempt", "train", "restart")]
+    lost = [("restart", 3), ("train", 3), ("attempt", 3), ("restart", 3), ("attempt", 3)]
+    assert told == [("start", 0), ("attempt", 0), ("train", 1), ("train", 2), *lost, ("train", 4)]
+    assert all(entry["time"] > 1e9 for entry in play.log("train")), "as all others"
+    assert play.reporting.totals.images == 4 * 1280
+
+
 def test_without_a_new_checkpoint_the_budget_is_spent_and_pauses_grow(tmp_path: Path) -> None:
     play = Play(tmp_path, saves(5, *DIES), DIES, DIES, settings="fault.max_failures=2 fault.backoff_seconds=1")
     told = r"column r0 c0 .*number 3 since the last checkpoint, and fault.max_failures is 2"

@@ -19,10 +19,13 @@ from cluster.group import WorkerGroup
 from cluster.plan import make_plan
 from cluster.prepare import main as prepare
 from cluster.ray_session import ray_session
+from cluster.run_state import that_count
 from configs.loader import load
 from tests.cluster.runs import SMALL, Run, alive, finished, losses, running_cluster
+from tests.cluster.test_metrics import scalars
 from tests.whole.paper import Paper
 from tests.whole.playing import pictures, stored
+from workers.reports import from_json
 
 TRAINING_IMAGES = 30 * 200
 # 1,200 training images, so an evaluation every 12 steps, and one at the end.
@@ -105,12 +108,15 @@ def test_three_data_workers_and_a_data_set_at_a_url_give_the_same_weights(
 
 
 def test_killed_tree_and_same_command_give_the_same_weights(undisturbed: Run, folder: Path) -> None:
-    """Before, a data worker dies, which is said in one line."""
+    """Before, a data worker dies, which is said in one line. Then steps are saved whose reports the driver never takes."""
     run = Run(folder, "killed", "cluster.data_workers=auto")
     run.wait_for_step(3)
     os.kill(run.pid_of("data worker r0 #0"), signal.SIGKILL)
     run.wait_for_step(13)
     processes = run.descendants()
+    os.kill(run.process.pid, signal.SIGSTOP)
+    saved = run.folder / "checkpoints"
+    run.wait_for(lambda: any(saved.glob(f"step-{step:08d}-*/state.json") for step in range(run.last_step() + 1, 31)))
     run.kill_tree()
     assert run.last_step() < 30, "it was killed too late to show anything"
     assert not alive(processes)
@@ -121,6 +127,16 @@ def test_killed_tree_and_same_command_give_the_same_weights(undisturbed: Run, fo
     again = finished(folder, "killed")
     assert "continuing from" in again.text
     assert again.weights() == undisturbed.weights()
+    logged = again.reports("attempt", "train", "evaluation")
+    second = logged.index(again.reports("attempt")[1])
+    told = [(report["kind"], report["step"]) for report in logged[1:second]]
+    whole = [(report["kind"], report["step"]) for report in undisturbed.reports("train", "evaluation")]
+    assert told == whole[: len(told)] and told[-1][1] >= logged[second]["step"] > 13
+    trained, tested = that_count(from_json(logged))
+    assert ([report.step for report in trained], [report.step for report in tested]) == ([*range(1, 31)], [12, 24, 30])
+    drawn = [scalars(file) for file in sorted((again.folder / "events").iterdir())]
+    assert {step for file in drawn for tag, step in file if tag == "loss/train"} == set(range(1, 31))
+    assert {step for file in drawn for tag, step in file if tag == "loss/validation"} == {12, 24, 30}
 
 
 @pytest.mark.parametrize("when", ["in-training", "while-starting"])

@@ -19,10 +19,11 @@ from cluster.verdicts import (
     waiting_for_data,
 )
 from cluster.watch import Watch
-from tests.cluster.reports import evaluation, saved, start, train
+from tests.cluster.reports import evaluation, restart, saved, start, train
 from workers.mesh import Mesh
+from workers.reports import TrainReport
 
-Reports = list[dict[str, Any]]
+Reports = list[TrainReport]
 SETTING = Setting(
     mesh=Mesh(replicas=1, processes_per_replica=2, columns_per_process=1, device="cpu"),
     classes=1000,
@@ -40,7 +41,7 @@ def several(count: int = 8, **values: Any) -> Reports:
     return [train(20 * (number + 1), **values) for number in range(count)]
 
 
-def at_chance(last: int, *more: dict[str, Any]) -> Reports:
+def at_chance(last: int, *more: TrainReport) -> Reports:
     """ln(1000) = 6.9078, from step 40 on."""
     return [train(20, loss=7.2), *(train(step, loss=6.9) for step in range(40, last + 1, 20)), *more]
 
@@ -48,7 +49,7 @@ def at_chance(last: int, *more: dict[str, Any]) -> Reports:
 def decoding(reports: Reports, *seconds: float) -> Reports:
     """As if each replica's data workers were busy for so many seconds from one report to the next."""
     return [
-        {**one, "feeds": [{**one["feeds"][0], "seconds_decoding": each * number} for each in seconds]}
+        replace(one, feeds=[{**(one.feeds or [{}])[0], "seconds_decoding": each * number} for each in seconds])
         for number, one in enumerate(reports)
     ]
 
@@ -125,7 +126,7 @@ SLOW: dict[str, Any] = {"exchange": (5.0, 5.0), "compute": (30.0, 30.0)}
 def test_no_progress_is_said_after_a_minute_and_later_where_more_is_usual(
     reports: Reports, seconds: tuple[float, float], words: str
 ) -> None:
-    last = reports[-1]["time"]
+    last = reports[-1].time
     assert no_progress(reports, SETTING, now=last + seconds[0]) is None
     found = no_progress(reports, SETTING, now=last + seconds[1])
     assert found is not None and words in found.text
@@ -204,12 +205,12 @@ def test_what_goes_up_and_down_around_its_limit_is_said_once(watch: Watch) -> No
 
 def test_after_a_restart_the_warming_up_is_left_out_again(watch: Watch) -> None:
     """The first report of a start waits for its first batch; old and new reports are not mixed."""
-    for begin, first in ((20, start()), (120, {"kind": "restart", "step": 100, "cause": "died"})):
+    for begin, first in ((20, start()), (120, restart(100))):
         watch.hear(first)
         watch.hear(train(begin, data=(60.0, 60.0)))
         assert said(watch, begin + 20, begin + 180) == []
     for _ in range(3):  # four reports are too few each time
-        watch.hear({"kind": "restart", "step": 100, "cause": "died"})
+        watch.hear(restart(100))
         assert said(watch, 120, 200, **WAIT) == []
 
 
@@ -218,7 +219,7 @@ def test_what_holds_on_after_a_restart_is_not_said_to_be_over(watch: Watch) -> N
     for begin, end in ((20, 5040), (5020, 10_060)):
         lines = said(watch, begin, end, loss=6.9, **WAIT)
         assert [line[:16] for line in lines] == ["data workers are", "the loss has sto"]
-        watch.hear({"kind": "restart", "step": 5000, "cause": "died"})
+        watch.hear(restart(5000))
 
 
 def test_a_halt_is_said_as_it_grows_and_ends_with_the_next_report(watch: Watch) -> None:

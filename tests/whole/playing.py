@@ -128,7 +128,12 @@ def _column(
             worker._feed.close()
     finally:
         dist.destroy_process_group()
-    return {**result, "reports": status.reports, "messages": status.messages, "counts": status.feed_counts}
+    return {
+        **result,
+        "reports": [report.as_json() for report in status.reports],
+        "messages": status.messages,
+        "counts": status.feed_counts,
+    }
 
 
 def _wide(kind: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:

@@ -26,6 +26,7 @@ from workers.checkpoint_list import committed
 from workers.column_worker import ColumnWorker
 from workers.mesh import Mesh
 from workers.meters import Cpu, Exchanged, Meter
+from workers.reports import CheckpointReport
 from workers.saving import Saver
 
 NETWORK: Network = CASES["complete"].network
@@ -126,8 +127,9 @@ def save_whole(
     own = saver(root, model, optimizer, group, attempt=attempt, **settings)
     own.save({**state(step, evaluated=evaluated), **(facts or {})})
     own.wait()
-    folder: str = own.reports()[0]["folder"]
-    return folder
+    [report] = own.reports()[:1]
+    assert isinstance(report, CheckpointReport)
+    return report.folder
 
 
 def holds(checkpoint: Checkpoint, seed: int) -> bool:

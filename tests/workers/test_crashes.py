@@ -92,7 +92,7 @@ class Scene:
             try:
                 own.wait()
             finally:
-                told = [report["step"] for report in own.reports() if report["kind"] == "checkpoint"]
+                told = [report.step for report in own.reports() if report.kind == "checkpoint"]
                 self.reported = max(self.reported, *told, 0)
 
     def set_aside(self) -> None:

@@ -26,6 +26,7 @@ from workers.checkpoint_list import committed
 from workers.loop import Loop
 from workers.mesh import Mesh
 from workers.program import Program
+from workers.reports import ColumnReport
 
 
 class PlayedStep:
@@ -52,7 +53,10 @@ class PlayedStep:
 
 
 class Started:
-    """A loop of 6 steps with an evaluation of 3 batches after every second, saving every `every_steps`."""
+    """A loop of 6 steps with an evaluation of 3 batches after every second, saving every `every_steps`.
+
+    taken: how many of its reports the driver takes.
+    """
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class Started:
         start: Checkpoint | None = None,
         every_steps: int | None = None,
         attempt: int = 1,
+        taken: int = 0,
         stop: Callable[[PlayedStep], bool] = lambda step: False,
     ) -> None:
         config = load(None, ["train.report_every_steps=3", "train.batch_size=4"])
@@ -71,7 +76,7 @@ class Started:
             batch_size=4, test_batch_size=2, replicas=1, replica=0, train_rows=8, validation_rows=6, total_steps=6,
             evaluation_every=2.0,
         )  # fmt: skip
-        self.reports: list[dict[str, Any]] = []
+        self.told: list[ColumnReport] = []
         self.step = PlayedStep(group, loss)
         step: Any = self.step
         batches: Any = iter(range(1000))
@@ -87,11 +92,16 @@ class Started:
             save_group=dist.new_group(backend="gloo"),
             checkpoints=str(root),
             facts={"seed": 5},
-            report=self.reports.append,
+            report=self.told.append,
+            untold=lambda: self.told[taken:],
             asked_to_stop=lambda: stop(self.step),
             start=start,
             attempt=attempt,
         )
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        return [report.as_json() for report in self.told]
 
     def said(self) -> list[tuple[str, int]]:
         """Without checkpoints, which come when they are committed, some items later."""
@@ -136,6 +146,17 @@ def test_saving_between_evaluations_and_the_attempt_in_the_names(start: Start, t
     assert run.saved() == [1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005-a3", "step-00000006-a3"]
     assert committed(str(tmp_path))[-1].state["config"]["name"] == "demo", "a checkpoint stands alone"
+
+
+def test_a_checkpoint_holds_what_the_driver_has_not_taken_of_the_steps_before_it(start: Start, tmp_path: Path) -> None:
+    """If it never takes them, the checkpoint is the only place where they are."""
+    run = start(taken=2)
+    run.loop.train()
+    assert run.said()[:2] == [("train", 2), ("evaluation", 2)]
+    newest = committed(str(tmp_path))[-1]
+    kept = [(report["kind"], report["step"]) for report in newest.state["reports"] if report["kind"] != "checkpoint"]
+    assert kept == run.said()[2:] and kept[-1] == ("evaluation", 6)
+    assert all(report in run.reports for report in newest.state["reports"])
 
 
 @pytest.mark.parametrize("items", [0, 1, 2, 3, 5, 6, 14])

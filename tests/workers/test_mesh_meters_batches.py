@@ -17,10 +17,11 @@ import torch.distributed as dist
 from configs.loader import load
 from workers import meters
 from workers.batches import Batches
-from workers.column_worker import ColumnWorker
+from workers.column_worker import MOST_UNTOLD, ColumnWorker
 from workers.groups import use_interface
 from workers.mesh import Mesh
 from workers.meters import Cpu, Exchanged, Meter
+from workers.reports import WarningReport
 
 
 def test_ranks_go_through_the_columns_of_a_replica_first() -> None:
@@ -230,15 +231,20 @@ def test_reports_are_kept_until_the_driver_has_them() -> None:
     worker = ColumnWorker(load(None), mesh, 0)
 
     def told(seen: int) -> list[int]:
-        return [report["step"] for report in worker.status(seen, 0).reports]
+        return [report.step for report in worker.status(seen, 0).reports]
 
     for step in range(5):
-        worker._report({"kind": "train", "step": step})
+        worker._report(WarningReport(step=step, text=""))
     assert told(0) == [0, 1, 2, 3, 4] == told(0), "an answer may be lost"
-    worker._report({"kind": "train", "step": 5})
+    worker._report(WarningReport(step=5, text=""))
     assert told(5) == [5]
     assert len(worker._reports) == 1, "a run of days does not keep them all"
     assert told(2) == [5], "a call that was given up comes after a later one"
-    worker._report({"kind": "train", "step": 6})
-    assert told(6) == [6]
-    assert told(7) == []
+    worker._report(WarningReport(step=6, text=""))
+    assert [report.step for report in worker.untold()] == [5, 6], "a checkpoint that is made now holds them"
+    assert told(6) == [6] and [report.step for report in worker.untold()] == [6]
+    assert told(7) == [] == worker.untold()
+    for step in range(7, 7 + 2 * MOST_UNTOLD):
+        worker._report(WarningReport(step=step, text=""))
+    kept = worker.untold()
+    assert (len(kept), kept[-1].step) == (MOST_UNTOLD, 6 + 2 * MOST_UNTOLD), "a driver that stands still for hours"

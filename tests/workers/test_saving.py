@@ -17,6 +17,7 @@ from tests.workers.columns import differences, fill, holds, make, save_whole, sa
 from workers import saving
 from workers.checkpoint_list import committed
 from workers.checkpoint_store import keyless
+from workers.reports import CheckpointReport
 
 PROJECT = Path(__file__).parents[2]
 
@@ -65,11 +66,13 @@ def test_one_save_is_under_way_and_the_next_waits_and_says_how_long(
     fill(model, optimizer, 2)
     own.save(state(2))
     [first] = own.reports()
-    assert (first["kind"], first["step"], first["folder"]) == ("checkpoint", 1, f"{tmp_path}/step-00000001-a1")
+    assert isinstance(first, CheckpointReport)
+    assert (first.step, first.folder) == (1, f"{tmp_path}/step-00000001-a1")
     own.wait()
     [second] = own.reports()
-    assert max(first["waited_seconds"], 0.1) < second["waited_seconds"] <= second["stopped_seconds"]
-    assert first["commit_seconds"] > 0.1
+    assert isinstance(second, CheckpointReport)
+    assert max(first.waited_seconds, 0.1) < second.waited_seconds <= second.stopped_seconds
+    assert first.commit_seconds > 0.1
     assert [found.step for found in committed(str(tmp_path))] == [1, 2]
     assert holds(committed(str(tmp_path))[-1], 2)
 

@@ -16,6 +16,7 @@ from workers import checkpoint_store, saving
 from workers.checkpoint_list import committed
 from workers.checkpoint_store import FolderStore
 from workers.data import storage
+from workers.reports import CheckpointReport, WarningReport
 from workers.takeover import TakenOverError, newest_attempt, take_over
 
 
@@ -42,6 +43,7 @@ def test_the_newest_mark_counts_and_is_the_only_one(tmp_path: Path) -> None:
 
 CONTENDS = """
 import sys
+from workers.reports import CheckpointReport, WarningReport
 from workers.takeover import TakenOverError, take_over
 for line in sys.stdin:
     try:
@@ -108,7 +110,8 @@ def test_taken_over_before_the_commit_and_before_the_removal(
         own.wait()
     assert names(tmp_path) == [*before, "step-00000003-a1"], "nothing is removed"
     committed_, warning = own.reports()
-    assert committed_["kind"] == "checkpoint" and "old checkpoints were not removed: attempt 2" in warning["text"]
+    assert isinstance(committed_, CheckpointReport) and isinstance(warning, WarningReport)
+    assert "old checkpoints were not removed: attempt 2" in warning.text
     later = saver(tmp_path, *make(), alone, attempt=3)
     _take_over_before(saving.Saver, "_put_state", tmp_path, monkeypatch, attempt=4)
     later.save(state(4))

@@ -15,6 +15,8 @@ from cluster.signals import Interrupted, StopSignals
 from configs.errors import UserError
 from configs.loader import load
 from configs.schema import Config, StageSchedule
+from workers.json_lines import append
+from workers.reports import ColumnReport, Ended, EndReport, Report, StartReport
 
 
 def run_stock(
@@ -63,7 +65,7 @@ def _train(
 ) -> dict[str, Any]:
     import torch
 
-    from cluster.reproduce.stock.training import Machine, Training, write_line
+    from cluster.reproduce.stock.training import Machine, Training
 
     device = "cuda" if config.cluster.device != "cpu" and torch.cuda.is_available() else "cpu"
     machine = Machine(threads=threads, workers=workers, device=device, channels_last=layout == "channels_last")
@@ -73,11 +75,13 @@ def _train(
     started, at = time.monotonic(), 0
     with RunConsole(training.whole_steps) as console:
 
-        def report(one: dict[str, Any]) -> None:
+        def report(one: Report) -> None:
             nonlocal at
-            at = one["step"]
-            write_line(run.log, one)
-            console.report({**one, "seconds": time.monotonic() - started})
+            at = one.step
+            if isinstance(one, ColumnReport):
+                one = replace(one, seconds=time.monotonic() - started)
+            append(run.log, replace(one, time=time.time()).as_json())
+            console.report(one)
 
         told = f"from epoch {training.epochs_done}, {training.steps_per_epoch} steps each"
         console.message(f"stock PyTorch on {device}, {threads} threads, {workers} loading workers, {told}")
@@ -87,21 +91,28 @@ def _train(
             if signals.requested:
                 raise Interrupted(signals.requested)
 
-        size = {"batch_size": config.train.batch_size, "classes": config.network.classes}
-        start = {"kind": "start", "step": training.steps_done, "whole_steps": training.whole_steps}
-        report({**start, **size, "ranks": [STOCK], "differences": differences})
+        report(
+            StartReport(
+                step=training.steps_done,
+                whole_steps=training.whole_steps,
+                batch_size=config.train.batch_size,
+                classes=config.network.classes,
+                ranks=[STOCK],
+                differences=differences,
+            )
+        )
         signals.gentle = True
         try:
             result = training.to_the_end(report, check)
         except BaseException as error:  # the log says how it ended; it is raised on
-            ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-            report({"kind": "end", "step": at, "ended": ended, "why": str(error) or "stopped at once"})
+            ended: Ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            report(EndReport(step=at, ended=ended, why=str(error) or "stopped at once"))
             raise
-        report({"kind": "end", "step": training.steps_done, "ended": "finished", "why": ""})
+        report(EndReport(step=training.steps_done, ended="finished"))
     return {
         **result,
         "epochs": training.epochs_done,
-        "train": console.last_train,
+        "train": console.last_train and console.last_train.as_json(),
         "machines": training.machines,
         "torch": torch.__version__,
         "differences": differences,

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,11 +23,9 @@ from cluster.run_folder import RunFolder
 from configs.errors import UserError
 from configs.schema import Config, Stage, StageSchedule
 from workers.data.files import whole_file
-from workers.json_lines import append
+from workers.reports import EvaluationReport, Report, TrainReport
 
 CHECKPOINT = "stock.pt"
-Report = Callable[[dict[str, Any]], None]
-"""Called with each report, as `cluster.sinks.Sink.report`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +115,7 @@ class Training:
     def whole_steps(self) -> int:
         return self.whole_epochs * self.steps_per_epoch
 
-    def to_the_end(self, report: Report, check: Callable[[], None]) -> dict[str, Any]:
+    def to_the_end(self, report: Callable[[Report], None], check: Callable[[], None]) -> dict[str, Any]:
         """Train what remains, test by the centre after each epoch and by ten views at the end; returns the result.
 
         check: called before each batch; raises if this is to stop.
@@ -130,7 +127,7 @@ class Training:
             self.epochs_done = epoch + 1
             began = time.perf_counter()
             errors = {**self._test(1), "took_seconds": time.perf_counter() - began}
-            self._report({"kind": "evaluation", "step": self.steps_done, "epoch": float(self.epochs_done), **errors})
+            self._report(EvaluationReport(step=self.steps_done, epoch=float(self.epochs_done), **errors))
             self._save()
         result = {"validation": errors or self._test(1), "ten_views": self._test(10)}
         self._count_seconds()
@@ -176,8 +173,8 @@ class Training:
         errors = sums.errors()
         epoch = step / self.steps_per_epoch
         before = (step - 1) / self.steps_per_epoch
-        rates = {f"{kind}_rate": rate(self.stages, before, "", kind) for kind in ("weights", "biases")}
-        self._report({"kind": "train", "step": step, "epoch": epoch, **errors, **sums.speed(), **rates})
+        rates: dict[str, Any] = {f"{kind}_rate": rate(self.stages, before, "", kind) for kind in ("weights", "biases")}
+        self._report(TrainReport(step=step, epoch=epoch, **errors, **sums.speed(), **rates))
         if not math.isfinite(errors["loss"]):
             raise RunFailed(f"the loss is {errors['loss']} at step {step}: training has diverged; lower the rates")
 
@@ -259,8 +256,3 @@ def rate(stages: tuple[Stage, ...], epoch: float, layer: str, kind: str) -> floa
         named = getattr(stage.layers.get(layer), kind, None)
         own = own if named is None else named
     return found if own is None else own
-
-
-def write_line(file: Path, report: dict[str, Any]) -> None:
-    """Add a report to a log, with the time."""
-    append(file, {**report, "time": time.time()})

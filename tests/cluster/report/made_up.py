@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster.report.records import RunRecord, read_records
 from configs.loader import load, save
 from tests.cluster import reports
+from workers.reports import Report
 
 
 def make_run(
@@ -24,14 +26,14 @@ def make_run(
     path.mkdir(parents=True)
     save(load(config, [f"name={name}", *settings]), path / "config.yaml")
     last = 100 * len(errors)
-    log = [reports.start(time=1000.0)]
+    log: list[Report] = [reports.start(time=1000.0)]
     for number, error in enumerate(errors, 1):
         for step in range(100 * number - 80, 100 * number + 1, 20):
-            log.append({**reports.train(step, time=1000.0 + step), "top1_error": error})
+            log.append(replace(reports.train(step, time=1000.0 + step), top1_error=error))
     if top1 is not None:
-        log.append({**reports.evaluation(last, time=1000.0 + last), "top1_error": top1, "top5_error": top1 / 2})
+        log.append(replace(reports.evaluation(last, time=1000.0 + last), top1_error=top1, top5_error=top1 / 2))
     log.append(reports.end("finished", last, time=1001.0 + last))
-    (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (path / "log.jsonl").write_text(reports.lines(log))
     (path / "result.json").write_text(json.dumps({"step": last}))
     kept = "".join(json.dumps(one) + "\n" for one in evaluations)
     (path / "evaluations.jsonl").write_text(kept)

@@ -1,6 +1,5 @@
 """Runs read from their folders, put into groups, and compared: by numbers worked out by hand; and which errors are a run's."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -119,14 +118,14 @@ def test_the_newest_errors_count_and_those_on_other_images_do_not(tmp_path: Path
 
 def test_steps_that_were_gone_over_again_count_once(tmp_path: Path) -> None:
     path = make_run(tmp_path, "a", errors=(0.9, 0.5))
-    again = [{"kind": "restart", "step": 100, "cause": "death", "time": 1500.0}]
-    again += [{**reports.train(step, time=1500.0 + step), "top1_error": 0.3} for step in (120, 140, 160, 180, 200)]
+    steps = (reports.train(step, time=1500.0 + step) for step in (120, 140, 160, 180, 200))
+    again = [reports.restart(100, 1500.0), *(replace(step, top1_error=0.3) for step in steps)]
     with (path / "log.jsonl").open("a") as log:
-        log.write("".join(json.dumps(one) + "\n" for one in again))
+        log.write(reports.lines(again))
         log.write('{"kind": "train", "step": 2')  # the machine went down
     [record] = records(path)
-    assert [report["step"] for report in record.train] == list(range(20, 201, 20))
-    assert [report["top1_error"] for report in record.train[5:]] == [0.3] * 5
+    assert [report.step for report in record.train] == list(range(20, 201, 20))
+    assert [report.top1_error for report in record.train[5:]] == [0.3] * 5
     assert record.totals.images == 15 * 1280, "time that was spent twice counts twice"
 
 
@@ -147,9 +146,9 @@ def test_epochs_to_25_percent_are_read_off_the_averaged_curve(tmp_path: Path) ->
 
 
 def test_averages_weigh_images_and_end_with_their_part_of_an_epoch(tmp_path: Path) -> None:
-    made = [{"epoch": epoch, "images": images, "error": error} for epoch, images, error in
+    made = [replace(reports.train(1), epoch=epoch, images=images, top1_error=error) for epoch, images, error in
             ((0.5, 100, 1.0), (1.0, 300, 0.5), (1.5, 100, 0.2), (2.2, 100, 0.1))]  # fmt: skip
-    points = curves.averaged(made, "error", 1.0)
+    points = curves.averaged(made, "top1_error", 1.0)
     assert points == [(1.0, pytest.approx(250 / 400)), (1.5, pytest.approx(0.2)), (2.2, pytest.approx(0.1))]
     assert curves.part_of_epoch(90) == 1.0
     assert curves.part_of_epoch(8) == 0.5

@@ -136,7 +136,7 @@ def test_search_then_on_to_the_target(little: Path, tmp_path: Path, capsys: pyte
     found = json.loads((out / "figure1.json").read_text())
     assert found["ratio"] is None
     assert found["curves"]["tanh"]["epochs_to_target"] is None
-    assert [report["step"] for report in train_reports(out / "relu-0.004")] == [*range(1, 9)]
+    assert [report.step for report in train_reports(out / "relu-0.004")] == [*range(1, 9)]
 
 
 def test_plan_and_missing_data(little: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

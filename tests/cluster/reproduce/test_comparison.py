@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from cluster.reproduce.ablation_table import compare, compare_overfitting, tell_and_write
 from cluster.reproduce.comparison import pooled, spread, verdict
 from cluster.reproduce.search import best_rate, epochs_to, error_at_end, next_rate, smoothed
+from workers.reports import ErrorsReport
 
 
 def test_noise_is_pooled_over_networks() -> None:
@@ -93,9 +95,10 @@ def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert (tmp_path / "ablations.png").read_bytes().startswith(b"\x89PNG")
 
 
-def reports(*errors: float, per_epoch: int = 4) -> list[dict[str, Any]]:
+def reports(*errors: float, per_epoch: int = 4) -> list[ErrorsReport]:
+    other: dict[str, Any] = {"step": 1, "images": 100, "loss": 1.0, "top5_error": 0.1}
     return [
-        {"epoch": number / per_epoch, "top1_error": error, "images": 100}
+        ErrorsReport(epoch=number / per_epoch, top1_error=error, **other)
         for number, error in enumerate(errors, start=1)
     ]
 
@@ -118,7 +121,7 @@ def test_error_at_the_end_is_the_mean_of_the_last_half_epoch_of_the_search() -> 
     assert error_at_end(found, 2.0) == pytest.approx(0.25)
     assert error_at_end(found, 2.5) is None
     assert error_at_end([], 1.0) is None
-    found[-1]["images"] = 300
+    found[-1] = replace(found[-1], images=300)
     assert error_at_end(found, 2.0) == pytest.approx((0.3 * 100 + 0.2 * 300) / 400)
 
 

@@ -193,7 +193,7 @@ def test_a_whole_run_and_what_it_leaves(little: Path, whole: Path, capsys: pytes
 def test_a_report_shows_it(whole: Path, bold: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [record] = read_records([whole])
     assert record.stock and record.fingerprint
-    assert [one["step"] for one in record.tested] == [4, 8, 12] and record.train[-1]["step"] == 12
+    assert [one.step for one in record.tested] == [4, 8, 12] and record.train[-1].step == 12
     assert record.totals.images == 3 * 30 and record.totals.seconds["compute"] > 0
     errors = [record.errors(views_) for views_ in (1, 10)]
     tested = [_result(whole)[key]["top1_error"] for key in ("validation", "ten_views")]
