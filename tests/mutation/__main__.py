@@ -11,6 +11,7 @@ tests take ten times as long as without it. Those that change nothing anyone cou
 
 import argparse
 import contextlib
+import importlib
 import os
 import random
 import shutil
@@ -56,7 +57,7 @@ def copy_of_the_code(folder: Path) -> None:
 
 
 def run(tests: list[str], folder: Path, limit_seconds: float) -> tuple[bool, float]:
-    """(whether the tests failed or were cut off, seconds). A fork of this process: it has imported torch already."""
+    """(whether the tests failed or were cut off, seconds). A fork of this process, for that has imported torch."""
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
@@ -172,7 +173,8 @@ def main() -> int:
     if not given.planted:
         trials, left_out = mutations(given.what, given.all, given.sample, given.seed)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    import torch  # noqa: F401 - for all the forks
+    for name in ("torch._dynamo.exc", "hypothesis", "pyarrow.fs", "ray"):  # for all the forks; they take seconds
+        importlib.import_module(name)
 
     with tempfile.TemporaryDirectory() as folder:
         copy_of_the_code(Path(folder))
