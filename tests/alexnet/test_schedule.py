@@ -145,7 +145,8 @@ def observed(plateau: Plateau, *errors: float) -> list[int]:
 
 
 def test_plateau_reduces_after_patience_and_only_so_often() -> None:
-    plateau = Plateau(PLATEAU)
+    plateau = make_schedule(PLATEAU)
+    assert isinstance(plateau, Plateau)
     assert (plateau.rates(0).of("a", "weights"), plateau.rates(0).of("a", "biases")) == (0.1, 0.2)
     # Twice within min_improvement of the best: reduce. The wait starts afresh after each reduction and each improvement.
     assert observed(plateau, 0.9, 0.895, 0.891) == [0, 0, 1]
