@@ -49,17 +49,6 @@ def test_keys_broadcast_and_depend_on_each_name_and_the_order() -> None:
     assert len(set(different)) == len(different)
 
 
-def test_mix_is_one_to_one_and_every_bit_flips_half_of_the_others() -> None:
-    values = np.arange(4096, dtype=np.uint64)
-    mixed = counter.mix(values)
-    assert len(np.unique(mixed)) == 4096
-    for bit in range(64):
-        flipped = counter.mix(values ^ np.uint64(1 << bit)) ^ mixed
-        share = np.unpackbits(flipped.view(np.uint8)).mean()
-        # 4096 * 64 bits: the standard deviation of their mean is 0.001.
-        assert abs(share - 0.5) < 0.006, bit
-
-
 def chi_square(cells: np.ndarray, count: int) -> float:
     """In standard deviations from what is expected of even cells."""
     observed = np.bincount(cells, minlength=count)

@@ -48,7 +48,7 @@ def mutants(source: str) -> list[Mutant]:
 
 
 def _faults(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """(node, what replaces it). Annotations, docstrings, assertions (strict= too), messages, types are left alone."""
+    """(node, what replaces it). Annotations, docstrings, assertions (strict= too), messages, decorators, types are left alone."""
     for node in _live(tree):
         match node:
             case ast.BinOp(left, operator, right) if type(operator) in OTHERS:
@@ -95,6 +95,9 @@ def _live(node: ast.AST) -> Iterator[ast.AST]:
             case ast.AnnAssign(value=value):
                 if value is not None:
                     yield from _live(ast.Expression(value))
+                continue
+            case ast.ClassDef(body=body):
+                yield from _live(ast.Module(body, []))
                 continue
             case ast.FunctionDef(body=body, args=arguments):
                 defaults = [ast.Expr(value) for value in (*arguments.kw_defaults, *arguments.defaults) if value]

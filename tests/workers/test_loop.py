@@ -3,6 +3,7 @@
 Steps are played, because their mathematics is tested elsewhere; program, meters, checkpoints and the process group are real.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -229,15 +230,25 @@ def slow(monkeypatch: pytest.MonkeyPatch, seconds: float, fails: bool = False) -
     monkeypatch.setattr(saving, "save_file", write)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["while it trains", "when all is done"])
+@pytest.mark.parametrize("waits", [True, False], ids=["before the next item", "at the next save"])
 def test_a_save_that_fails_ends_the_run(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
 ) -> None:
-    slow(monkeypatch, seconds, fails=True)
+    slow(monkeypatch, 0.3, fails=True)
     run = start()
+    train = run.step.train
+
+    def until_it_has_failed(*batch: Any, **parts: Any) -> Tensor:
+        for thread in threading.enumerate():
+            if thread.name == "saving" and waits:
+                thread.join()
+        return train(*batch, **parts)
+
+    monkeypatch.setattr(run.step, "train", until_it_has_failed)
     with pytest.raises(OSError, match="No space left on device"):
         run.loop.train()
     assert steps_in(tmp_path) == [] and run.saved() == []
+    assert run.step.trained == 3 or not waits
 
 
 def test_training_goes_on_while_it_is_saved_and_nothing_is_finished_before_it(
@@ -249,7 +260,7 @@ def test_training_goes_on_while_it_is_saved_and_nothing_is_finished_before_it(
     assert steps_in(tmp_path) == [4, 6]
     kinds = [(report["kind"], report["step"]) for report in run.reports]
     assert kinds.index(("train", 3)) < kinds.index(("checkpoint", 2)), "training waited for the first save"
-    assert kinds[-1] == ("checkpoint", 6)
+    assert kinds.index(("checkpoint", 2)) < kinds.index(("train", 6)) and kinds[-1] == ("checkpoint", 6)
 
 
 def test_divergence_lets_the_save_under_way_come_to_its_end(
