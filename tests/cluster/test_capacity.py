@@ -15,8 +15,9 @@ Nodes = dict[str, dict[str, float]]
 
 
 def plan(replicas: int = 4, gpus: int = 0) -> Plan:
-    """Of two columns and a data worker per replica, with a CPU each."""
-    return make_plan(load(SMALL, [f"cluster.replicas={replicas}"]), gpus, SIZE)
+    """Of two columns per replica, with a CPU each, and two data workers with half of one."""
+    settings = [f"cluster.replicas={replicas}", "cluster.data_workers=2", "cluster.cpus_per_data_worker=0.5"]
+    return make_plan(load(SMALL, settings), gpus, SIZE)
 
 
 @pytest.fixture
