@@ -59,7 +59,10 @@ def test_numbers_that_a_driver_does_not_tell() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("echo Failed to initialize NVML: Driver/library version mismatch; exit 18", "Driver/library version mismatch"),
+        (
+            "echo Failed to initialize NVML: Driver mismatch; exit 18",
+            "nvidia-smi: Failed to initialize NVML: Driver mi",
+        ),
         ("echo something else", "'something else' has 1 fields instead of 4"),
         (None, "there is no nvidia-smi"),
     ],
