@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -116,14 +117,18 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def test_a_whole_run(start: Start, tmp_path: Path) -> None:
-    """Reports come every third step and before each evaluation; each evaluation is saved."""
+    """Reports come every third step and before each evaluation, and of a profile; each evaluation is saved."""
     run = start()
+    profiling = Mock(**{"end.side_effect": lambda step: {"kind": "profile"} if step == 5 else None})
+    run.loop.profiling = profiling
     ended, errors = run.loop.train()
     assert ended == "finished"
     assert (errors["images"], errors["loss"], errors["top1_error"], errors["step"]) == (6, 2.0, 1.0, 6)
     assert run.said() == [
-        ("train", 2), ("evaluation", 2), ("train", 3), ("train", 4), ("evaluation", 4), ("train", 6), ("evaluation", 6),
+        ("train", 2), ("evaluation", 2), ("train", 3), ("train", 4), ("evaluation", 4), ("profile", 5), ("train", 6),
+        ("evaluation", 6),
     ]  # fmt: skip
+    assert profiling.method_calls == [part(step) for step in range(1, 7) for part in (call.begin, call.end)]
     assert run.saved() == [2, 4, 6]
     assert (run.step.trained, run.step.tested) == (6, 9)
     newest = committed(str(tmp_path))[-1]
@@ -146,6 +151,7 @@ def test_stopped_anywhere_and_continued_it_does_the_rest(start: Start, tmp_path:
     assert first.loop.train()[0] == "stopped"
     newest = committed(str(tmp_path))[-1]
     assert newest.step == first.step.trained == first.loop.steps_done
+    assert newest.evaluated == (items in (0, 1, 5, 6))
     second = start(start=newest)
     ended, errors = second.loop.train()
     assert (ended, errors["step"]) == ("finished", 6)
@@ -203,14 +209,20 @@ def test_an_evaluation_alone_saves_nothing(start: Start, tmp_path: Path) -> None
     assert steps_in(tmp_path) == []
 
 
-def test_exchange_of_an_evaluation_is_no_part_of_the_next_steps(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_and_profiles_are_no_part_of_the_next_steps(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step waits one second for the exchange, by the played clock, and takes two; so does each test, three of which come
     between the reports of steps 2 and 3."""
     run = start()
     exchange: Any = run.step.model.exchange
+    profiling = Mock(**{"end.return_value": None})
+    run.loop.profiling, train = profiling, run.loop.config.train
+    run.loop.config = replace(run.loop.config, train=replace(train, profile_steps=(5, 5)))
 
-    played = SimpleNamespace(perf_counter=lambda: 2.0 * exchange.seconds)
-    monkeypatch.setattr(meters, "time", played)
+    def clock() -> float:
+        """Seven seconds to begin a profile."""
+        return 2.0 * exchange.seconds + 7.0 * (call.begin(5) in profiling.method_calls)
+
+    monkeypatch.setattr(meters, "time", SimpleNamespace(perf_counter=clock))
     run.loop.train()
     assert [report["exchange_wait"] for report in run.reports if report["kind"] == "train"] == [0.5] * 4
     # Three tests of two seconds each; checkpoints take time that is no part of either.
