@@ -45,7 +45,7 @@ def test_equals_the_papers_formula(
     decay_biases: bool, fused: bool, last: bool, alike: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every layout, and a rate of 0 freezes value and momentum. Fused, all that lie alike are of one shape to the compiler."""
-    dims = set()
+    dims = set[int]()
 
     def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(*tensors: Tensor) -> Tensor:
@@ -70,6 +70,7 @@ def test_equals_the_papers_formula(
         give(model, given)
         if alike:
             for _, _, parameter in model.parameter_layers():
+                assert parameter.grad is not None
                 parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
         optimizer.step(Rates(weights=weights, biases=biases, layers=own))
         for number, (layer, kind, _) in enumerate(model.parameter_layers()):
