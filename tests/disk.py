@@ -67,10 +67,21 @@ class Disk:
             os.close(descriptor)
         self._held.clear()
 
-    def power_cut(self, cut: Cut) -> None:
-        """Put back what is on disk after it. To be called when the context has ended."""
+    @property
+    def pending(self) -> int:
+        """Changes that were not synced."""
+        return len(self._pending)
+
+    def power_cut(self, cut: Cut | int) -> None:
+        """Put back what is on disk after it. To be called when the context has ended. A number: the first so many changes are."""
         entries = {inode: dict(names) for inode, names in self._entries.items()}
-        survived = {"nothing": [], "names": self._pending, "last": self._pending[-1:]}.get(cut, self._pending[1:])
+        some = {
+            "nothing": [],
+            "names": self._pending,
+            "last": self._pending[-1:],
+            "all but the first": self._pending[1:],
+        }
+        survived = self._pending[:cut] if isinstance(cut, int) else some[cut]
         for change in survived:
             for folder, name, inode in change:
                 if inode is None:
@@ -222,7 +233,8 @@ def every_failure(
                 was = f"{how} at {at}: {disk.steps[at - 1] if disk.hit else 'the end'}"
                 if new():
                     yield was
-                for cut in CUTS if how == "kill" else ():
+                # One that goes on after a refusal may be cut off at any later moment.
+                for cut in CUTS if how == "kill" else range(disk.pending) if how == "refuse" else ():
                     disk.power_cut(cut)
                     if new():
                         yield f"{was}, and the power: of what was not synced there is {cut}"

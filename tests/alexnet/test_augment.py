@@ -89,11 +89,12 @@ def test_the_modes_differ_here() -> None:
     assert all(abs(images[i] - images[j]).max() > 1 for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_the_given_images_stay_as_they_are() -> None:
+def test_the_given_images_stay_as_they_are_and_the_result_s_memory_is_used_again() -> None:
     images = torch.from_numpy(IMAGES.copy())
     offsets, colour = torch.from_numpy(OFFSETS.copy()), torch.from_numpy(COLOUR.copy())
     module = Preprocess(Augment(), STATISTICS, CROP)
-    module(images, offsets, None, colour, torch.from_numpy(NOISY))
+    first = module(images, offsets, None, colour, torch.from_numpy(NOISY))
+    assert {module(images[:n], offsets[:n]).data_ptr() for n in (2, B)} == {first.data_ptr()}
     assert np.array_equal(images.numpy(), IMAGES)
     assert np.array_equal(offsets.numpy(), OFFSETS) and np.array_equal(colour.numpy(), COLOUR)
     assert np.array_equal(module.mean_SSC.numpy(), MEAN)

@@ -31,11 +31,13 @@ def test_known_answers() -> None:
         assert counter.mix(states).tolist() == list(outputs)
 
 
-def test_keys_chain_the_names() -> None:
+def test_keys_chain_the_names_and_normals_follow_from_them() -> None:
     """Written down in this project's version 1: a change means that runs do not repeat, and VERSION must rise."""
     assert counter.VERSION == 1
     assert counter.keys(0).tolist() == [0xE220A8397B1DCDAF]
     assert counter.keys(3, 1, 4).tolist() == [by_hand.key(3, 1, 4)]
+    # Logarithm and cosine may differ in the last bit from one C library to the next.
+    assert counter.normals(np.arange(2, dtype=np.uint64)).tolist() == pytest.approx([0.929177227649, 0.406043693542])
 
 
 def test_keys_broadcast_and_depend_on_each_name_and_the_order() -> None:
@@ -45,17 +47,6 @@ def test_keys_broadcast_and_depend_on_each_name_and_the_order() -> None:
     assert len(np.unique(grid)) == 12
     different = [counter.keys(*names)[0] for names in [(1, 2), (2, 1), (1, 2, 0), (1,), (0, 1, 2), (1, 3), (2**63, 1)]]
     assert len(set(different)) == len(different)
-
-
-def test_mix_is_one_to_one_and_every_bit_flips_half_of_the_others() -> None:
-    values = np.arange(4096, dtype=np.uint64)
-    mixed = counter.mix(values)
-    assert len(np.unique(mixed)) == 4096
-    for bit in range(64):
-        flipped = counter.mix(values ^ np.uint64(1 << bit)) ^ mixed
-        share = np.unpackbits(flipped.view(np.uint8)).mean()
-        # 4096 * 64 bits: the standard deviation of their mean is 0.001.
-        assert abs(share - 0.5) < 0.006, bit
 
 
 def chi_square(cells: np.ndarray, count: int) -> float:

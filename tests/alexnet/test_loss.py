@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet.exchange import NoExchange
-from alexnet.loss import cross_entropy, target_rank
+from alexnet.loss import cross_entropy, probabilities, target_rank
 from configs.geometry import share
 
 T = TypeVar("T")
@@ -73,22 +73,23 @@ def test_loss_and_gradient_equal_torchs(columns: int, scale: float) -> None:
     expected = F.cross_entropy(whole, targets)
     expected.backward()
 
-    def column(own: Tensor, first: int, exchange: Together) -> tuple[Tensor, Tensor, Tensor]:
+    def column(own: Tensor, first: int, exchange: Together) -> tuple[Tensor, ...]:
         own = own.clone().requires_grad_()
         loss, losses = cross_entropy(own, targets, first_class=first, exchange=exchange)
         # A factor on the loss must reach the gradient.
         (gradient,) = torch.autograd.grad(3 * loss, own)
-        return loss.detach(), losses, gradient
+        return loss.detach(), losses, gradient, probabilities(own, exchange)
 
     found = in_columns(columns, logits, column)
-    for loss, losses, _ in found:
+    for loss, losses, *_ in found:
         torch.testing.assert_close(loss, expected.detach(), rtol=ROUNDING, atol=ROUNDING)
         each = F.cross_entropy(logits, targets, reduction="none")
         torch.testing.assert_close(losses, each, rtol=ROUNDING, atol=ROUNDING)
         assert not losses.requires_grad
     assert whole.grad is not None
-    gradients = torch.cat([gradient for _, _, gradient in found], dim=1)
-    torch.testing.assert_close(gradients, 3 * whole.grad, rtol=1e-12, atol=ROUNDING)
+    _, _, gradients, probable = zip(*found, strict=True)
+    torch.testing.assert_close(torch.cat(gradients, dim=1), 3 * whole.grad, rtol=1e-12, atol=ROUNDING)
+    torch.testing.assert_close(torch.cat(probable, dim=1), logits.softmax(dim=1), rtol=1e-12, atol=ROUNDING)
 
 
 def test_loss_of_extreme_logits_in_float32_is_finite() -> None:

@@ -162,9 +162,3 @@ def test_exchanges_are_those_of_the_layer_table(name: str) -> None:
         model(torch.zeros(1, 3, network.input_size, network.input_size))
     assert exchange.floats == [layer.exchanged_floats for layer in layers(network) if layer.exchanges]
     assert all(exchange.floats)
-
-
-def test_one_column_alone_is_a_network_too() -> None:
-    network = dataclasses.replace(CASES["complete"].network, columns=1)
-    logits = AlexNet(network).eval()(torch.zeros(2, 3, network.input_size, network.input_size))
-    assert logits.shape == (2, 7)

@@ -1,9 +1,13 @@
 """The paper's update against its formula written by hand, and where it parts from torch's SGD."""
 
+import dataclasses
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from alexnet.layout import channels_last
 from alexnet.network import AlexNet
 from alexnet.optimizer import PaperSGD
 from alexnet.schedule import Rates
@@ -34,26 +38,51 @@ def give(model: AlexNet, gradients: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("decay_biases", [False, True])
-def test_equals_the_papers_formula(decay_biases: bool) -> None:
+@pytest.mark.parametrize(
+    ("fused", "last", "alike"), [(False, False, True), (True, False, True), (True, True, True), (True, True, False)]
+)
+def test_equals_the_papers_formula(
+    decay_biases: bool, fused: bool, last: bool, alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every layout, and a rate of 0 freezes value and momentum. Fused, all that lie alike are of one shape to the compiler."""
+    dims = set[int]()
+
+    def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*tensors: Tensor) -> Tensor:
+            dims.update(tensor.dim() for tensor in tensors[:3])
+            return function(*tensors)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
     model, gradients = model_and_gradients(6)
+    if last:
+        channels_last(model)
     values = [parameter.detach().clone() for _, _, parameter in model.parameter_layers()]
     steps = [torch.zeros_like(value) for value in values]
-    optimizer = PaperSGD(model, Optimizer(momentum=0.9, weight_decay=0.05, decay_biases=decay_biases))
+    decays = {"conv1": 0.05, "classifier": 0.02}
+    settings = dataclasses.replace(SETTINGS, decay_biases=decay_biases, weight_decay_of={"classifier": 0.02})
+    optimizer = PaperSGD(model, settings, fused=fused)
+    optimizer.step(Rates(weights=0.1, biases=0.1))  # without gradients nothing moves
     for update, given in enumerate(gradients):
         weights, biases = (0.1, 0.2) if update < 3 else (0.01, 0.15)
+        own = {("conv1", "biases"): 0.05, ("classifier", "weights"): 0.1 if update < 2 else 0.0}
         give(model, given)
-        optimizer.step(
-            Rates(weights=weights, biases=biases, layers={("conv1", "biases"): 0.05, ("classifier", "weights"): 0.0})
-        )
+        if alike:
+            for _, _, parameter in model.parameter_layers():
+                assert parameter.grad is not None
+                parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+        optimizer.step(Rates(weights=weights, biases=biases, layers=own))
         for number, (layer, kind, _) in enumerate(model.parameter_layers()):
-            rate = {("conv1", "weights"): weights, ("conv1", "biases"): 0.05, ("classifier", "weights"): 0.0}.get(
-                (layer, kind), biases
-            )
-            decay = 0.05 if kind == "weights" or decay_biases else 0.0
+            rate = own.get((layer, kind), weights if kind == "weights" else biases)
+            decay = decays[layer] if kind == "weights" or decay_biases else 0.0
             reference.paper_update(values[number], steps[number], given[number], rate=rate, momentum=0.9, decay=decay)
     for value, step, (layer, kind, parameter) in zip(values, steps, model.parameter_layers(), strict=True):
         torch.testing.assert_close(parameter.detach(), value, rtol=ROUNDING, atol=ROUNDING)
         torch.testing.assert_close(optimizer.steps[f"{layer}.{kind}"], step, rtol=ROUNDING, atol=ROUNDING)
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for _, _, parameter in model.parameter_layers())
+    assert dims == (set() if not fused else {1} if alike else {1, 4})
 
 
 def test_equals_torchs_sgd_until_the_rate_drops_and_not_after() -> None:
@@ -75,29 +104,3 @@ def test_equals_torchs_sgd_until_the_rate_drops_and_not_after() -> None:
     assert max(largest_difference(update, 0.1) for update in range(3)) < 1e-14
     # The old steps of about 0.1 * 0.9 go on here; torch shrinks them with the rate.
     assert largest_difference(3, 0.01) > 0.05
-
-
-def test_rate_zero_freezes_value_and_momentum_bitwise() -> None:
-    model, gradients = model_and_gradients(3)
-    optimizer = PaperSGD(model, SETTINGS)
-    give(model, gradients[0])
-    optimizer.step(Rates(weights=0.1, biases=0.1))
-    values = [parameter.detach().clone() for _, _, parameter in model.parameter_layers()]
-    steps = {name: step.clone() for name, step in optimizer.steps.items()}
-    give(model, gradients[1])
-    optimizer.step(Rates(weights=0.0, biases=0.1))
-    for value, (layer, kind, parameter) in zip(values, model.parameter_layers(), strict=True):
-        frozen = kind == "weights"
-        assert torch.equal(value, parameter) == frozen
-        assert torch.equal(steps[f"{layer}.{kind}"], optimizer.steps[f"{layer}.{kind}"]) == frozen
-
-
-def test_parameters_without_gradient_stay() -> None:
-    model, gradients = model_and_gradients(1)
-    before = [parameter.detach().clone() for _, _, parameter in model.parameter_layers()]
-    optimizer = PaperSGD(model, SETTINGS)
-    give(model, gradients[0])
-    optimizer.zero_grad()
-    assert all(parameter.grad is None for _, _, parameter in model.parameter_layers())
-    optimizer.step(Rates(weights=0.1, biases=0.1))
-    assert all(torch.equal(a, p) for a, (_, _, p) in zip(before, model.parameter_layers(), strict=True))

@@ -117,9 +117,9 @@ def test_freezing_at_the_edge_of_a_step_and_two_layers_at_once() -> None:
     assert [sorted(stage.layers) for stage in stages] == [[], [], ["a", "b"], ["c"]]
 
 
-def test_a_layers_own_rate_holds_until_the_layer_is_named_again() -> None:
+def test_a_layers_own_rate_holds_until_the_layer_is_named_again_and_what_is_not_named_rests() -> None:
     stages = (
-        Stage(from_epoch=0, weights=1.0, biases=2.0, layers={"a": LayerRates(weights=5.0)}),
+        Stage(from_epoch=0, biases=2.0, layers={"a": LayerRates(weights=5.0)}),
         Stage(from_epoch=1, weights=0.1, biases=0.2),
         Stage(from_epoch=2, layers={"a": LayerRates(biases=6.0)}),
         Stage(from_epoch=3, layers={"a": LayerRates(weights=7.0)}),
@@ -127,7 +127,7 @@ def test_a_layers_own_rate_holds_until_the_layer_is_named_again() -> None:
     schedule = Stages(StageSchedule(kind="stages", stages=stages))
     found = [(schedule.rates(epoch).of("a", "weights"), schedule.rates(epoch).of("a", "biases")) for epoch in range(4)]
     assert found == [(5.0, 2.0), (5.0, 0.2), (5.0, 6.0), (7.0, 6.0)]
-    assert schedule.state() == {}
+    assert schedule.rates(0).of("b", "weights") == 0.0 and schedule.state() == {}
 
 
 PLATEAU = PlateauSchedule(
@@ -145,7 +145,8 @@ def observed(plateau: Plateau, *errors: float) -> list[int]:
 
 
 def test_plateau_reduces_after_patience_and_only_so_often() -> None:
-    plateau = Plateau(PLATEAU)
+    plateau = make_schedule(PLATEAU)
+    assert isinstance(plateau, Plateau)
     assert (plateau.rates(0).of("a", "weights"), plateau.rates(0).of("a", "biases")) == (0.1, 0.2)
     # Twice within min_improvement of the best: reduce. The wait starts afresh after each reduction and each improvement.
     assert observed(plateau, 0.9, 0.895, 0.891) == [0, 0, 1]

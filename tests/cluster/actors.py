@@ -49,7 +49,8 @@ class PlayedColumn:
     def status(self, reports_seen: int, messages_seen: int) -> Any:
         self._taken = reports_seen
         reports = [] if self._withheld else self._reports[reports_seen:]
-        return SimpleNamespace(progress=self._progress.read(), reports=reports, messages=[], feed_counts={})
+        told = [f"{self._name} has a feed"][messages_seen:]
+        return SimpleNamespace(progress=self._progress.read(), reports=reports, messages=told, feed_counts={})
 
     def stop(self) -> None:
         self._asked_to_stop.set()

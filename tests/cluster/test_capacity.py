@@ -14,9 +14,10 @@ from tests.cluster.runs import SMALL
 Nodes = dict[str, dict[str, float]]
 
 
-def plan(replicas: int = 4, gpus: int = 0, *settings: str) -> Plan:
-    """Of two columns and a data worker per replica, with a CPU each."""
-    return make_plan(load(SMALL, [f"cluster.replicas={replicas}", *settings]), gpus, SIZE)
+def plan(replicas: int = 4, gpus: int = 0) -> Plan:
+    """Of two columns per replica, with a CPU each, and two data workers with half of one."""
+    settings = [f"cluster.replicas={replicas}", "cluster.data_workers=2", "cluster.cpus_per_data_worker=0.5"]
+    return make_plan(load(SMALL, settings), gpus, SIZE)
 
 
 @pytest.fixture
@@ -60,11 +61,3 @@ def test_by_cpus(nodes: Nodes, free: list[float] | dict[str, float], held: int, 
 def test_by_gpus(nodes: Nodes, free: list[tuple[float, float]], expected: int) -> None:
     nodes.update({str(number): {"CPU": cpus, "GPU": gpus} for number, (cpus, gpus) in enumerate(free)})
     assert capacity.replicas_that_fit(plan(4, 8)) == expected
-
-
-@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 6, 10])
-def test_the_number_divides_those_that_were_configured(nodes: Nodes, replicas: int) -> None:
-    whole = plan(replicas, 0, "train.batch_size=120")
-    for room in range(replicas + 2):
-        nodes["one"] = {"CPU": 3.0 * room}
-        assert capacity.replicas_that_fit(whole) == max((n for n in range(1, room + 1) if replicas % n == 0), default=0)

@@ -59,7 +59,10 @@ def test_numbers_that_a_driver_does_not_tell() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("echo Failed to initialize NVML: Driver/library version mismatch; exit 18", "Driver/library version mismatch"),
+        (
+            "echo Failed to initialize NVML: Driver mismatch; exit 18",
+            "nvidia-smi: Failed to initialize NVML: Driver mi",
+        ),
         ("echo something else", "'something else' has 1 fields instead of 4"),
         (None, "there is no nvidia-smi"),
     ],
@@ -93,12 +96,12 @@ def answer(report: GpuReport | None = None, *, torch: str = "2.13.0+cu130", shar
     )
 
 
-def found(*answers: Answer, in_use: int = 0, settings: tuple[str, ...] = ()) -> Found:
+def found(*answers: Answer, in_use: int = 0, settings: tuple[str, ...] = (), store: int = 10**11) -> Found:
     """From nodes 10.0.0.0 and so on."""
     devices, addresses = NodeDevices(gpus=2, cpus=8), [f"10.0.0.{number}" for number in range(len(answers))]
     return Found(
         plan=plan(*settings),
-        nodes=tuple(Node(id=one, address=one, name=one, devices=devices, store_bytes=10**11) for one in addresses),
+        nodes=tuple(Node(id=one, address=one, name=one, devices=devices, store_bytes=store) for one in addresses),
         answers=dict(zip(addresses, answers, strict=True)),
         own={},
         fingerprint=None,
@@ -151,6 +154,9 @@ def test_shared_memory_smaller_than_the_windows() -> None:
     [result] = judged.check_store(found(answer(shared=64 * 2**20)))
     assert "/dev/shm has 67.1 MB in all: Ray keeps them on disk. Enlarge it (docker run --shm-size" in result.line
     assert result.state == "warning"
+    just = plan().window_bytes
+    states = [judged.check_store(one)[0].state for one in (found(answer(shared=just)), found(answer(), store=just))]
+    assert states == ["ok", "warning"]
 
 
 def test_slow_network_is_a_warning_with_the_time_of_a_step() -> None:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import ray
@@ -37,15 +38,16 @@ def node() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Played actors in the place of real ones; waits that are sized for real ones cut short."""
+def diagnose(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Played actors in the place of real ones, and nothing to see of them; waits that are sized for real ones cut short."""
     monkeypatch.setattr(attempts, "WorkerGroup", PlayedGroup)
     monkeypatch.setattr(attempts, "SETTLE_SECONDS", 1.0)
-    monkeypatch.setattr(attempts, "diagnose", lambda *_: SimpleNamespace(join=lambda _: None))
+    monkeypatch.setattr(attempts, "diagnose", diagnose := Mock())
     monkeypatch.setattr(group, "ColumnWorker", PlayedColumn)
     monkeypatch.setattr(group, "column_environment", lambda mesh, rank: {})  # one of its own starts a second later
     monkeypatch.setattr(supervisor, "STATUS_SECONDS", 0.1)
     monkeypatch.setattr(supervisor, "COMPANION_SECONDS", 0.5)
+    return diagnose
 
 
 def saves(step: int, *then: Act) -> list[Act]:
@@ -62,7 +64,8 @@ def test_failures_are_counted_since_the_last_checkpoint(tmp_path: Path) -> None:
     play = finished(Play(tmp_path, *(saves(step, ("die", 1)) for step in (5, 10, 15)), settings=settings))
     assert [attempt["step"] for attempt in play.log("attempt")] == [0, 5, 10, 15]
     assert len(play.attempts.failures) == 3
-    assert "column r0 c1 (pid " in play.text and "was killed" in play.text
+    assert "column r0 c1 (pid " in play.text and "was killed" in play.text and "continuing from" in play.text
+    assert "parts of a batch" not in play.text
 
 
 def test_what_a_checkpoint_holds_and_the_log_lacks_is_told_once_before_the_next_attempt(tmp_path: Path) -> None:
@@ -86,10 +89,12 @@ def test_without_a_new_checkpoint_the_budget_is_spent_and_pauses_grow(tmp_path: 
     assert second - play.log("failure")[1]["time"] >= 1
 
 
-def test_a_hang_counts_as_a_failure(tmp_path: Path) -> None:
+def test_a_hang_counts_as_a_failure(tmp_path: Path, diagnose: Mock) -> None:
     settings = "fault.hang_timeout_seconds=1 fault.max_failures=1"
     play = finished(Play(tmp_path, saves(5, ("hang",)), settings=settings))
     assert [failure["cause"] for failure in play.log("failure")] == ["hang"]
+    assert play.text.count("column r0 c0 has a feed") == 2, "what a feed says is told once"
+    assert diagnose.return_value.join.call_count == 1, "the end waits for what is still being written down"
 
 
 def test_a_node_taken_away_is_no_failure(tmp_path: Path, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,4 +231,5 @@ def test_elastic_runs_take_a_divisor_of_their_replicas_and_come_back(tmp_path: P
     play = finished(Play(tmp_path, *acts, taken={2: {"CPU": 1.0}, 3: {"CPU": 3.0}}, settings=settings))
     assert [attempt["replicas"] for attempt in play.log("attempt")] == [4, 2, 1, 4]
     assert "there is room for 4 replicas instead of 1" in play.text
+    assert "2 of 4 replicas: each takes 2 parts of a batch" in play.text
     assert play.log("attempt")[-1]["step"] == 5

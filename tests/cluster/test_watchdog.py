@@ -48,8 +48,9 @@ def test_a_hang_names_the_one_that_does_not_answer(dog: Watchdog, clock: list[fl
         dog.heard(0, at(5))
         said = dog.hang()
         assert (said is not None) == (seconds == 11)
+        assert ("has not answered" in dog.describe()) == (seconds > 5)
         clock[0] += 1
-    assert said is not None
+    assert said is not None and dog.silent_seconds == 1
     assert said.startswith("no column has made progress for 11 s: column r0 c1 has not answered for 11 s")
     assert "(it was working on step 6)" in said and said.endswith("column r0 c0 is computing step 7")
     assert not dog.saving

@@ -209,4 +209,6 @@ def test_a_failure_at_any_step(tmp_path: Path, before: str) -> None:
         if (out / "manifest.json").exists():
             for split in Manifest.load(out).splits.values():
                 assert all(file_sha256(out / shard.file) == shard.sha256 for shard in split.shards), was
+            names = {path.name for path in out.iterdir()}
+            assert "preparing.json" in names or names in ({*wanted}, {path.name for path in start.iterdir()}), was
         assert finished(folders, out, settings) == wanted, was

@@ -74,6 +74,7 @@ def test_each_epoch_is_sorted_once_and_forgotten(monkeypatch: pytest.MonkeyPatch
     stream = Order(0, 10)
     for start in range(0, 100, 4):
         stream.at(np.arange(start, start + 4))
+        stream.at(np.arange(max(start - 4, 0), start))  # the one before, late
         assert sum(one() is not None for one in held) <= 2
     assert made == list(range(10))
 

@@ -29,7 +29,7 @@ from tests.workers.columns import (
     two_columns,
     two_replicas,
 )
-from workers.checkpoint import load
+from workers.checkpoint import Checkpoint, load
 from workers.checkpoint_list import committed
 
 Ranks = tuple[Path, list[dict[str, Any]]]
@@ -122,6 +122,12 @@ def test_files_hold_numbers_and_json_only(ranks: Ranks) -> None:
             half = (len(tensor) + 1) // 2
             assert (start, stop) == ((0, half), (half, len(tensor)))[column]
     assert committed(str(ranks[0]))[-1].state["shapes"]["classifier.weights"] == [7, 16]
+
+
+def test_where_one_lies_is_told_without_keys() -> None:
+    at = Checkpoint(place="s3://bucket/run?secret_key=mine", name="step-00000001-a1", state={})
+    lies = "s3://bucket/run/step-00000001-a1"
+    assert (at.folder, at.location) == (lies, f"{lies}?secret_key=mine")
 
 
 CONVS, DENSES = dict(NETWORK.convs), dict(NETWORK.denses)

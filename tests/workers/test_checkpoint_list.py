@@ -1,5 +1,6 @@
 """Which checkpoints there are, which a run goes on from, and which are kept."""
 
+import errno
 import itertools
 import json
 import re
@@ -7,12 +8,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch.distributed as dist
 
 from configs.errors import UserError
 from tests.workers.columns import FILE, damage, holds, save_whole
+from workers import checkpoint_store
 from workers.checkpoint import VERSION, Checkpoint, Name
 from workers.checkpoint_list import committed, list_checkpoints, newest_whole, prune
 
@@ -124,13 +127,17 @@ def test_a_damaged_one_is_named_set_aside_and_the_one_before_it_taken(
     assert newest(three) == (found, []), "it is told once"
 
 
-def test_a_file_that_cannot_be_read_now_is_no_damage(three: Path) -> None:
+def test_a_file_that_cannot_be_read_now_is_no_damage(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a server is away: nothing is moved, and nothing older is taken in its place."""
     file = file_of(three, 30)
     file.unlink()
     file.mkdir()
     before = folders(three)
     with pytest.raises(UserError, match=rf"{file.name} cannot be read now: Is a directory"):
+        newest(three)
+    stale = OSError(errno.ESTALE, "Stale file handle")
+    monkeypatch.setattr(checkpoint_store.FolderStore, "read", Mock(side_effect=stale))
+    with pytest.raises(OSError, match="Stale"):
         newest(three)
     assert folders(three) == before
 

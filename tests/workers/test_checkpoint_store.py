@@ -58,6 +58,12 @@ def test_saved_listed_loaded_and_pruned(alone: dist.ProcessGroup, place: Place, 
     before = place.files()
     save_whole(place.url, alone, 3, attempt=2)
     assert place.files() == before, "a step that is committed is left alone"
+    tree = open_store(place.url).tree()
+    place.system.create_dir(f"{place.root}/step-00000003-a1/more")
+    for stray in ("notes.txt", "step-00000003-a1/more/notes.txt"):
+        with place.system.open_output_stream(f"{place.root}/{stray}") as stream:
+            stream.write(b"mine")
+    assert open_store(place.url).tree() == tree
 
 
 def test_damage_is_told_set_aside_and_the_one_before_it_taken(alone: dist.ProcessGroup, place: Place) -> None:

@@ -150,11 +150,12 @@ async def test_opens_anywhere_and_for_an_evaluation_alone_and_leaves_out_empty_r
 
 
 async def test_requests_go_to_the_worker_with_the_fewest() -> None:
-    workers = {name: PlayedWorker(answer, 0.01) for name in "abc"}
+    workers = {name: PlayedWorker(answer, 0.05 if name == "c" else 0.0) for name in "abc"}
     feed = await opened(workers, window=6)
     await asyncio.sleep(0)
     assert [len(worker.asked) for worker in workers.values()] == [2, 2, 2]
-    assert await got(feed, [0]) == requests()[:1]
+    assert await got(feed, range(len(requests()))) == requests()
+    assert len(workers["c"].asked) < len(workers["a"].asked), "a slow one has few"
 
 
 async def test_whole_images_are_asked_for_in_testing_only() -> None:

@@ -3,6 +3,7 @@
 Steps are played, because their mathematics is tested elsewhere; program, meters, checkpoints and the process group are real.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -125,14 +127,18 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def test_a_whole_run(start: Start, tmp_path: Path) -> None:
-    """Reports come every third step and before each evaluation; each evaluation is saved."""
+    """Reports come every third step and before each evaluation, and of a profile; each evaluation is saved."""
     run = start()
+    profiling = Mock(**{"end.side_effect": lambda step: {"kind": "profile"} if step == 5 else None})
+    run.loop.profiling = profiling
     ended, errors = run.loop.train()
     assert ended == "finished"
     assert (errors["images"], errors["loss"], errors["top1_error"], errors["step"]) == (6, 2.0, 1.0, 6)
     assert run.said() == [
-        ("train", 2), ("evaluation", 2), ("train", 3), ("train", 4), ("evaluation", 4), ("train", 6), ("evaluation", 6),
+        ("train", 2), ("evaluation", 2), ("train", 3), ("train", 4), ("evaluation", 4), ("profile", 5), ("train", 6),
+        ("evaluation", 6),
     ]  # fmt: skip
+    assert profiling.method_calls == [part(step) for step in range(1, 7) for part in (call.begin, call.end)]
     assert run.saved() == [2, 4, 6]
     assert (run.step.trained, run.step.tested) == (6, 9)
     newest = committed(str(tmp_path))[-1]
@@ -166,6 +172,7 @@ def test_stopped_anywhere_and_continued_it_does_the_rest(start: Start, tmp_path:
     assert first.loop.train()[0] == "stopped"
     newest = committed(str(tmp_path))[-1]
     assert newest.step == first.step.trained == first.loop.steps_done
+    assert newest.evaluated == (items in (0, 1, 5, 6))
     second = start(start=newest)
     ended, errors = second.loop.train()
     assert (ended, errors["step"]) == ("finished", 6)
@@ -223,14 +230,20 @@ def test_an_evaluation_alone_saves_nothing(start: Start, tmp_path: Path) -> None
     assert steps_in(tmp_path) == []
 
 
-def test_exchange_of_an_evaluation_is_no_part_of_the_next_steps(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_and_profiles_are_no_part_of_the_next_steps(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step waits one second for the exchange, by the played clock, and takes two; so does each test, three of which come
     between the reports of steps 2 and 3."""
     run = start()
     exchange: Any = run.step.model.exchange
+    profiling = Mock(**{"end.return_value": None})
+    run.loop.profiling, train = profiling, run.loop.config.train
+    run.loop.config = replace(run.loop.config, train=replace(train, profile_steps=(5, 5)))
 
-    played = SimpleNamespace(perf_counter=lambda: 2.0 * exchange.seconds)
-    monkeypatch.setattr(meters, "time", played)
+    def clock() -> float:
+        """Seven seconds to begin a profile."""
+        return 2.0 * exchange.seconds + 7.0 * (call.begin(5) in profiling.method_calls)
+
+    monkeypatch.setattr(meters, "time", SimpleNamespace(perf_counter=clock))
     run.loop.train()
     assert [report["exchange_wait"] for report in run.reports if report["kind"] == "train"] == [0.5] * 4
     # Three tests of two seconds each; checkpoints take time that is no part of either.
@@ -250,15 +263,25 @@ def slow(monkeypatch: pytest.MonkeyPatch, seconds: float, fails: bool = False) -
     monkeypatch.setattr(saving, "save_file", write)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["while it trains", "when all is done"])
+@pytest.mark.parametrize("waits", [True, False], ids=["before the next item", "at the next save"])
 def test_a_save_that_fails_ends_the_run(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
 ) -> None:
-    slow(monkeypatch, seconds, fails=True)
+    slow(monkeypatch, 0.3, fails=True)
     run = start()
+    train = run.step.train
+
+    def until_it_has_failed(*batch: Any, **parts: Any) -> Tensor:
+        for thread in threading.enumerate():
+            if thread.name == "saving" and waits:
+                thread.join()
+        return train(*batch, **parts)
+
+    monkeypatch.setattr(run.step, "train", until_it_has_failed)
     with pytest.raises(OSError, match="No space left on device"):
         run.loop.train()
     assert steps_in(tmp_path) == [] and run.saved() == []
+    assert run.step.trained == 3 or not waits
 
 
 def test_training_goes_on_while_it_is_saved_and_nothing_is_finished_before_it(
@@ -270,7 +293,7 @@ def test_training_goes_on_while_it_is_saved_and_nothing_is_finished_before_it(
     assert steps_in(tmp_path) == [4, 6]
     kinds = [(report["kind"], report["step"]) for report in run.reports]
     assert kinds.index(("train", 3)) < kinds.index(("checkpoint", 2)), "training waited for the first save"
-    assert kinds[-1] == ("checkpoint", 6)
+    assert kinds.index(("checkpoint", 2)) < kinds.index(("train", 6)) and kinds[-1] == ("checkpoint", 6)
 
 
 def test_divergence_lets_the_save_under_way_come_to_its_end(
