@@ -12,6 +12,7 @@ from cluster.reproduce.variations import FULL, VARIATIONS
 from cluster.settings import differences
 from configs.loader import load, to_dict
 from configs.schema import Config
+from tests.cluster.reports import end, lines, start
 from tests.cluster.runs import Run, alive
 
 PADDINGS = ("network.convs.conv2.padding", "network.convs.conv5.padding")
@@ -40,8 +41,8 @@ def test_one_seed_of_all_networks_comes_before_the_next(little: Path, tmp_path: 
     wanted = Ablations(config=str(little), settings=[], out=tmp_path, seeds=1, only=["all"])
     assert wanted.left() == [("all", 0), ("all", 1)]
     (tmp_path / "all-1").mkdir()
-    told = [{"kind": "start"}, {"kind": "end", "ended": "failed", "why": "the loss is nan: training has diverged"}]
-    (tmp_path / "all-1" / "log.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in told))
+    told = lines([start(), end("failed", 7, "the loss is nan: training has diverged")])
+    (tmp_path / "all-1" / "log.jsonl").write_text(told)
     assert wanted.left() == [("all", 0)]
 
 
