@@ -1,6 +1,5 @@
 """Dropout masks: bit by bit those of the counter hash in numpy, however they are cut up, and as often silent as asked."""
 
-import dataclasses
 from itertools import combinations
 
 import numpy as np
@@ -10,8 +9,6 @@ from torch import Tensor
 
 from alexnet import counter
 from alexnet.dropout import Dropout, keep_mask
-from alexnet.network import AlexNet
-from configs.schema import Conv, Dense, Network
 from tests import reference
 
 UNSIGNED = counter.keys(0, 3, np.arange(128))
@@ -79,21 +76,3 @@ def test_training_does_not_rescale_and_testing_halves() -> None:
     assert torch.equal(module.eval()(features, None), features * 0.5)
     with pytest.raises(ValueError, match="keys_B"):
         module.train()(features, None)
-
-
-def test_network_in_testing_form_halves_the_units_outputs() -> None:
-    """Bitwise, as a half is exact: the same as no dropout at all, and weights halved in the layer above."""
-    network = Network(
-        classes=4,
-        input_size=6,
-        convs={"conv1": Conv(maps=4, kernel=3, init_std=0.5)},
-        denses={"fc2": Dense(units=8, dropout=0.5, init_std=0.5)},
-    )
-    plain = dataclasses.replace(network, denses={"fc2": dataclasses.replace(network.denses["fc2"], dropout=0.0)})
-    model, halved = AlexNet(network).eval(), AlexNet(plain).eval()
-    with torch.no_grad():
-        [weights] = (p for layer, kind, p in halved.parameter_layers() if (layer, kind) == ("classifier", "weights"))
-        weights.mul_(0.5)
-        images = torch.randn(3, 3, 6, 6, generator=torch.Generator().manual_seed(2))
-        assert torch.equal(model(images), halved(images))
-        assert not torch.equal(model(images), AlexNet(plain)(images))

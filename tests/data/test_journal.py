@@ -64,6 +64,7 @@ def finish(source: FolderSource, out: Path, settings: Settings = RAW) -> None:
 def finished(source: FolderSource, out: Path, settings: Settings = RAW) -> dict[str, bytes]:
     """All files that there are then."""
     finish(source, out, settings)
+    assert not (out / "preparing.json").exists()
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -85,7 +86,7 @@ def test_finished_shards_are_recalled(folders: FolderSource, tmp_path: Path, wan
     out = tmp_path / "out"
     begun(folders, out)
     written = times(out)
-    assert len(written) == 2 * 4 + 1
+    assert len(written) == 2 * 4 + 1 and begin(out, preparation_of(folders)) == 4
     begun(folders, out)
     assert times(out) == written
     # A run that was killed leaves parts of files; they go.

@@ -28,7 +28,7 @@ from workers.checkpoint_list import committed
 from workers.loop import Loop
 from workers.mesh import Mesh
 from workers.program import Program
-from workers.reports import ColumnReport
+from workers.reports import ColumnReport, ProfileReport
 
 
 class PlayedStep:
@@ -129,7 +129,9 @@ def steps_in(folder: Path) -> list[int]:
 def test_a_whole_run(start: Start, tmp_path: Path) -> None:
     """Reports come every third step and before each evaluation, and of a profile; each evaluation is saved."""
     run = start()
-    profiling = Mock(**{"end.side_effect": lambda step: {"kind": "profile"} if step == 5 else None})
+    profiling = Mock(
+        **{"end.side_effect": lambda step: ProfileReport(step=5, first=5, last=5, bytes=[1]) if step == 5 else None}
+    )
     run.loop.profiling = profiling
     ended, errors = run.loop.train()
     assert ended == "finished"
