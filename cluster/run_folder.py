@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from cluster.failures import RunFailed
 from cluster.paths import check_folder
 from cluster.provenance import note_start
 from cluster.run_state import read_log, read_result, settings_of
+from cluster.settings import differences
 from configs.errors import UserError, about_os
 from configs.loader import parse, to_dict, to_yaml
 from configs.schema import Config
@@ -275,19 +277,8 @@ def _changed(before: Any, after: Mapping[str, Any], changeable: tuple[str, ...])
         return []
     # Settings that an older version did not know had the default's effect.
     known, _ = parse(before) if isinstance(before, Mapping) else (None, [])
-    then, now = _flat(to_dict(known) if known else before), _flat(after)
     return [
-        f"  {key}: {then.get(key)!r} then, {now.get(key)!r} now"
-        for key in sorted({*then, *now})
-        if then.get(key) != now.get(key) and not key.startswith(changeable)
+        f"  {one.path}: {one.before!r} then, {one.after!r} now"
+        for one in sorted(differences(to_dict(known) if known else before, after), key=attrgetter("path"))
+        if not one.path.startswith(changeable)
     ]
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict) or not data:
-        return {prefix: data}
-    return {
-        path: value
-        for key, below in data.items()
-        for path, value in _flat(below, f"{prefix}.{key}" if prefix else str(key)).items()
-    }

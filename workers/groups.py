@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from workers.mesh import Mesh
+
+# Public since torch 2.14.
+set_timeout: Any = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Groups:
     def be_less_patient(self, timeout: timedelta) -> None:
         """Of all groups but `save`, from now on."""
         for group in (None, self.replica, self.column, self.control):
-            _set_pg_timeout(timeout, group)
+            set_timeout(timeout, group)
 
 
 def _own(ranks_of_groups: Sequence[Sequence[int]], timeout: timedelta) -> dist.ProcessGroup:

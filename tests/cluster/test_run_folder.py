@@ -51,10 +51,10 @@ def test_a_new_run_has_nothing_and_may_begin_and_may_be_moved(tmp_path: Path) ->
 
 
 CHANGES = {
-    "augment.colour_noise=null": "augment.colour_noise.strength: 0.1 then, None now",
+    "augment.colour_noise=null": "augment.colour_noise: {'strength': 0.1",
     "data.drawn_pictures.seed=1": "data.drawn_pictures.seed: 0 then, 1 now",
     "network.convs.conv3.maps=32": "network.convs.conv3.maps: 64 then, 32 now",
-    "network.convs.conv4=null": "network.convs.conv4.maps: 64 then, None now",
+    "network.convs.conv4=null": "network.convs.conv4: {'maps': 64",
     "optimizer.momentum=0.5": "optimizer.momentum: 0.9 then, 0.5 now",
     "schedule.stages.0.weights=0.02": "schedule.stages: ",
     "train.batch_size=32": "train.batch_size: 64 then, 32 now",
