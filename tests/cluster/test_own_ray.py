@@ -28,7 +28,9 @@ def test_a_stop_is_the_drivers(undisturbed: Run, folder: Path, killed: bool) -> 
     assert ("stopped after step" in run.text) != killed
 
 
-@pytest.mark.parametrize("part", own_ray.PARTS)
+@pytest.mark.parametrize(
+    "part", [own_ray.PARTS[0], *(pytest.param(one, marks=pytest.mark.ci) for one in own_ray.PARTS[1:])]
+)
 def test_a_private_ray_that_dies_is_started_anew(undisturbed: Run, folder: Path, part: str) -> None:
     run = Run(folder, f"no-{part}")
     run.wait_for_step(3, 240)

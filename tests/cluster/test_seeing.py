@@ -100,6 +100,7 @@ class Failing:
 """
 
 
+@pytest.mark.ci
 def test_starving_run_is_told_so_and_a_failing_sink_leaves_it_alone(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Run
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_closed_terminal_is_a_stop_and_nothing_that_is_said_on_the_way_ends_a_
     assert again.weights() == undisturbed.weights()
 
 
+@pytest.mark.ci
 def test_two_replicas_of_two_columns_learn_the_same(undisturbed: Run, folder: Path) -> None:
     run = finished(folder, "two-by-two", "cluster.replicas=2", "train.steps=12")
     ours, theirs = losses(run), losses(undisturbed)
@@ -196,7 +197,7 @@ def test_two_replicas_of_two_columns_learn_the_same(undisturbed: Run, folder: Pa
         assert errors["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("views", [1, 10])
+@pytest.mark.parametrize("views", [1, pytest.param(10, marks=pytest.mark.ci)])
 def test_evaluate_finds_the_errors_that_training_reported(
     undisturbed: Run, folder: Path, by_hand: Paper, views: int
 ) -> None:
@@ -266,6 +267,7 @@ def test_one_copy_of_each_batch_inside_the_planned_window(undisturbed: Run, fold
 TUNED = ("train.init_from=runs/undisturbed", "network.denses.fc5.units=32", "train.evaluate_every_epochs=null")
 
 
+@pytest.mark.ci
 def test_fine_tuning(undisturbed: Run, folder: Path) -> None:
     """Weights are taken before the first step; a run that goes on keeps its own, and remembers where they came from."""
     still = "schedule.stages=[{from_epoch: 0, weights: 0, biases: 0}]"
