@@ -117,7 +117,9 @@ def test_killed_tree_and_same_command_give_the_same_weights(undisturbed: Run, fo
     processes = run.descendants()
     os.kill(run.process.pid, signal.SIGSTOP)
     saved = run.folder / "checkpoints"
-    run.wait_for(lambda: any(saved.glob(f"step-{step:08d}-*/state.json") for step in range(run.last_step() + 1, 31)))
+    run.wait_for(
+        lambda: any(any(saved.glob(f"step-{step:08d}-*/state.json")) for step in range(run.last_step() + 1, 31))
+    )
     run.kill_tree()
     assert run.last_step() < 30, "it was killed too late to show anything"
     assert not alive(processes)
