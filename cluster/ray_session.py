@@ -165,7 +165,7 @@ def _connect(
 def _resolve(address: str) -> str:
     """host:port, as Ray itself finds it. Raises UserError if nobody listens there; Ray would try for minutes."""
     from ray._private.services import canonicalize_bootstrap_address, extract_ip_port
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of Cython
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of Cython, without stubs
     from ray.exceptions import AuthenticationError
 
     try:
@@ -187,7 +187,7 @@ def _resolve(address: str) -> str:
             f"the Ray cluster at {_named(address)} wants its token, which is not the one of this machine, if it has any: copy "
             f"~/.ray/auth_token from the cluster's head to the same place here. {_way_out(address)}"
         ) from None
-    except Exception as error:
+    except Exception as error:  # of Ray, whatever it is: nobody there could be asked
         raise _no_cluster(address, error) from None
     return str(found)
 
